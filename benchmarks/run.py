@@ -1,0 +1,236 @@
+"""Measures this package against aioice 0.13.0, in turns, each case in a process of its own.
+
+    python benchmarks/run.py [--quick] [--only CASE …] [--json FILE] [--check]
+
+The old release is installed into ``.cache/benchmarks`` once. ``--check`` ends with 1 when a row misses what it has to
+reach. Both sides can be replaced: ``--new PYTHON`` and ``--old PYTHON`` take interpreters that import what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+OLD = "0.13.0"
+OLD_VENV = ROOT / ".cache" / "benchmarks" / f"aioice-{OLD}"
+
+#: The numbers of one side, by case and name.
+Numbers = dict[str, dict[str, list[float]]]
+
+
+class Case(NamedTuple):
+    """What is run: a case of ``cases.py`` or a script of its own, ``runs`` times in each of ``rounds`` processes."""
+
+    runs: int
+    rounds: int
+    quick_runs: int
+    quick_rounds: int
+    command: tuple[str, ...] = ()
+
+
+def importing(statement: str) -> Case:
+    code = f"import json, time; t = time.perf_counter(); {statement}; d = time.perf_counter() - t; "
+    return Case(1, 21, 1, 5, ("-c", code + "print(json.dumps({'ms': [d * 1000]}))"))
+
+
+CASES = {
+    "import-asyncio": importing("import asyncio"),
+    "import-aioice": importing("import aioice"),
+    "import-connection": importing("from aioice import Candidate, Connection"),
+    "connect-1": Case(50, 5, 20, 2),
+    "connect-2": Case(50, 5, 20, 2),
+    "connect-dead": Case(20, 5, 10, 2),
+    "connect-rtt": Case(40, 5, 10, 2),
+    "connect-loss": Case(100, 5, 30, 2),
+    "connect-relay": Case(10, 5, 5, 1),
+    "many": Case(1, 3, 1, 1),
+    "stun": Case(1, 5, 1, 2, (str(HERE / "stun_codec.py"), "--json")),
+}
+
+
+# ----------------------------------------------------------------------------------------------------- the table
+
+
+def median(case: str, name: str) -> Callable[[Numbers], float]:
+    return lambda numbers: statistics.median(numbers[case][name])
+
+
+def mean(case: str, name: str) -> Callable[[Numbers], float]:
+    return lambda numbers: statistics.fmean(numbers[case][name])
+
+
+def p90(case: str, name: str) -> Callable[[Numbers], float]:
+    return lambda numbers: sorted(numbers[case][name])[len(numbers[case][name]) * 9 // 10]
+
+
+def beyond_asyncio(case: str) -> Callable[[Numbers], float]:
+    return lambda numbers: median(case, "ms")(numbers) - median("import-asyncio", "ms")(numbers)
+
+
+class Row(NamedTuple):
+    label: str
+    unit: str
+    cases: tuple[str, ...]
+    value: Callable[[Numbers], float]
+    #: At most this ratio to the old release, or this value.
+    ratio: float | None = None
+    limit: float | None = None
+
+    def reached(self, old: float, new: float) -> bool | None:
+        if self.limit is not None:
+            return new <= self.limit
+        return None if self.ratio is None else new <= old * self.ratio
+
+    @property
+    def reach(self) -> str:
+        if self.limit is not None:
+            return f"≤ {self.limit:g} {self.unit}"
+        return "" if self.ratio is None else f"≤ 1/{1 / self.ratio:g}"
+
+
+ROWS = [
+    Row(
+        "import aioice, beyond asyncio",
+        "ms",
+        ("import-aioice", "import-asyncio"),
+        beyond_asyncio("import-aioice"),
+        limit=15,
+    ),
+    Row(
+        "from aioice import Connection, beyond asyncio",
+        "ms",
+        ("import-connection", "import-asyncio"),
+        beyond_asyncio("import-connection"),
+    ),
+    Row("connect, 1 component", "ms", ("connect-1",), median("connect-1", "ms"), ratio=1 / 30),
+    Row("connect, 2 components", "ms", ("connect-2",), median("connect-2", "ms"), ratio=1 / 30),
+    Row("connect, 4 dead candidates", "ms", ("connect-dead",), median("connect-dead", "ms"), ratio=1 / 4),
+    Row("connect, 50 ms RTT", "RTT", ("connect-rtt",), median("connect-rtt", "rtt"), limit=1.1),
+    Row("connect, 50 ms RTT, 5 % loss: mean", "RTT", ("connect-loss",), mean("connect-loss", "rtt"), limit=1.6),
+    Row("connect, 50 ms RTT, 5 % loss: p90", "RTT", ("connect-loss",), p90("connect-loss", "rtt"), limit=2.2),
+    Row("connect, relay to host", "ms", ("connect-relay",), median("connect-relay", "ms"), ratio=1 / 100),
+    Row("1000 pairs: gather", "s", ("many",), median("many", "gather")),
+    Row("1000 pairs: connect", "s", ("many",), median("many", "connect"), ratio=1 / 2),
+    Row("1000 pairs: memory of a pair", "KiB", ("many",), median("many", "kib"), ratio=1 / 2),
+    Row("1000 pairs: idle CPU", "%", ("many",), median("many", "cpu"), ratio=1 / 2),
+]
+
+
+def rows_of(numbers: Numbers) -> list[Row]:
+    """The table's rows, and one for each of what the codec's script measures."""
+    codec = [
+        Row(f"STUN: {name}", "µs", ("stun",), median("stun", name), ratio=1 / 2) for name in numbers.get("stun", {})
+    ]
+    return [row for row in [*ROWS, *codec] if all(case in numbers for case in row.cases)]
+
+
+def results(old: Numbers, new: Numbers) -> list[dict[str, object]]:
+    found = []
+    for row in rows_of(new):
+        before, now = row.value(old), row.value(new)
+        found.append(
+            {
+                "case": row.label,
+                "unit": row.unit,
+                "old": before,
+                "new": now,
+                "ratio": before / now if now else None,
+                "reach": row.reach,
+                "reached": row.reached(before, now),
+            }
+        )
+    return found
+
+
+def table(found: list[dict[str, object]]) -> str:
+    lines = [f"| case | {OLD} | this | times better | to reach | |", "|---|---|---|---|---|---|"]
+    marks = {True: "yes", False: "**no**", None: ""}
+    for row in found:
+        times = "" if row["ratio"] is None else f"{row['ratio']:.3g}"
+        cells = [f"{row['old']:.3g} {row['unit']}", f"{row['new']:.3g} {row['unit']}", times, str(row["reach"])]
+        reached = row["reached"]
+        assert reached is None or isinstance(reached, bool)
+        lines.append(f"| {row['case']} | {' | '.join(cells)} | {marks[reached]} |")
+    return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------------- running
+
+
+class Side(NamedTuple):
+    python: str
+    path: str | None
+
+    def version(self) -> str:
+        return self._output("-c", "import aioice; print(aioice.__version__, aioice.__file__)")
+
+    def run(self, name: str, runs: int, seed: int) -> dict[str, list[float]]:
+        command = CASES[name].command or (str(HERE / "cases.py"), name, str(runs), str(seed))
+        numbers: dict[str, list[float]] = json.loads(self._output(*command))
+        return numbers
+
+    def _output(self, *arguments: str) -> str:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        if self.path is not None:
+            environment["PYTHONPATH"] = self.path
+        command = [self.python, *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE).stdout
+
+
+def old_python() -> str:
+    python = OLD_VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        venv.create(OLD_VENV, with_pip=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"aioice=={OLD}"]
+        subprocess.run(command, check=True)
+    return str(python)
+
+
+def measure(sides: tuple[Side, Side], names: list[str], quick: bool) -> tuple[Numbers, Numbers]:
+    numbers: tuple[Numbers, Numbers] = ({}, {})
+    for name in names:
+        case = CASES[name]
+        runs, rounds = (case.quick_runs, case.quick_rounds) if quick else (case.runs, case.rounds)
+        print(f"{name}: {rounds} × {runs}", file=sys.stderr)
+        for number in range(rounds):
+            for side, found in zip(sides, numbers, strict=True):
+                for key, values in side.run(name, runs, number * runs).items():
+                    found.setdefault(name, {}).setdefault(key, []).extend(values)
+    return numbers
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer runs, for a first look")
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write results and all numbers there")
+    parser.add_argument("--check", action="store_true", help="end with 1 when a row misses what it has to reach")
+    parser.add_argument("--new", metavar="PYTHON", help="the interpreter that imports this package")
+    parser.add_argument("--old", metavar="PYTHON", help=f"the interpreter that imports aioice {OLD}")
+    options = parser.parse_args()
+    old = Side(options.old or old_python(), None)
+    # Without --new both sides are like each other but for the path: what else site-packages holds costs import time.
+    new = Side(options.new, None) if options.new else Side(old.python, str(ROOT / "src"))
+    for side in (old, new):
+        print(side.version().strip(), file=sys.stderr)
+    numbers = measure((old, new), options.only or list(CASES), options.quick)
+    found = results(*numbers)
+    print(table(found))
+    if options.json:
+        content = {"results": found, "old": numbers[0], "new": numbers[1]}
+        options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return 1 if options.check and any(row["reached"] is False for row in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

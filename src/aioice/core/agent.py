@@ -1,0 +1,635 @@
+"""The ICE agent: one data stream, its components, its generations (RFC 8445, 8838, 8863, 7675).
+
+It owns the gatherer, the checker, the selection and the consent of its components; it publishes from whom data is accepted and
+through what it leaves, and never sees that data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from .allocation import PeerRefused
+from .candidate import Candidate, candidate_foundation, is_mdns_hostname
+from .checklist import UNANSWERED, Base, CheckList, Pair, PairState
+from .connectivity import Checker, ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, RoleChanged, Valid
+from .consent import Consent
+from .demux import is_stun
+from .events import ConnectionClosed, ConnectionState, ConsentExpired, LocalCandidate, SelectedPair, StateChanged
+from .gathering import BaseLost, Found, Gathered, Gatherer, StunServer, TurnServer
+from .generation import MAX_REMOTE_CANDIDATES, Generation
+from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Route, SendFailed, Transmit, Tunables, Unroute
+from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .machine import Address, Output, Report
+
+#: Data is accepted from this many addresses at most.
+MAX_ACCEPTED = 256
+#: States in which data may flow.
+LIVE = frozenset({ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED})
+
+
+class AgentConfig(NamedTuple):
+    """What an agent is told once. Times in seconds."""
+
+    controlling: bool
+    components: int = 1
+    stun_server: StunServer | None = None
+    turn_server: TurnServer | None = None
+    relay_only: bool = False
+    #: ICE-lite (RFC 8445 §2.5): host candidates only, answers checks and sends none.
+    lite: bool = False
+    #: Distance of two ordinary checks (RFC 8445 §14.2; docs/rfc.md says why 5 ms).
+    ta: float = 0.005
+    #: RFC 8445 §6.1.2.5.
+    max_pairs: int = 100
+    direct_patience: float = DIRECT_PATIENCE
+    relay_patience: float = RELAY_PATIENCE
+    #: RFC 8863 §4: failure is not declared earlier; None for the time-out of a transaction.
+    patience: float | None = None
+
+
+class Agent:
+    """An ICE agent without I/O; see :mod:`aioice.core.machine` for how to run it.
+
+    ``random(n)`` gives n random bytes. The verbs take the time first; each must be followed by a drain of :meth:`poll_output`.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        random: Callable[[int], bytes],
+        local_username: str,
+        local_password: str,
+        tunables: Tunables | None = None,
+    ) -> None:
+        self._config = config
+        self._random = random
+        self._tunables = tunables or Tunables()
+        self._outputs: deque[Output] = deque()
+        self._numbers = count(1)
+        self._gatherer = Gatherer(random, self.next_number, self._tunables, relay_only=config.relay_only)
+        self.set_servers(0.0, config.stun_server, config.turn_server)
+        controlling = config.controlling and not config.lite
+        self._checker = Checker(random, self._tunables, controlling=controlling, lite=config.lite, ta=config.ta)
+        self._bases: dict[int, Base] = {}
+        self._local_candidates: list[Candidate] = []
+        self._gathering = False
+        self._end_told = False
+        self._accepted: set[tuple[int, Address]] = set()
+        #: Pairs that the application chose without checks.
+        self._forced: dict[int, tuple[int, Address]] = {}
+        #: What data is sent on, by component: its generation, pair and consent.
+        self._sending: dict[int, tuple[Generation, Pair, Consent | None]] = {}
+        self._doubted: set[int] = set()
+        self._state = ConnectionState.NEW
+        self._closed = False
+        self._done_told = False
+        self._previous: Generation | None = None
+        self._generation = self._new_generation(local_username, local_password)
+        self._checker.generations = [self._generation]
+
+    def next_number(self) -> int:
+        """A number for a link or a query, never used before."""
+        return next(self._numbers)
+
+    def _new_generation(self, username: str, password: str) -> Generation:
+        config = self._config
+        return Generation(
+            username,
+            password,
+            config.components,
+            CheckList(self._checker.controlling, config.max_pairs),
+            Selection(config.direct_patience, config.relay_patience),
+        )
+
+    # ------------------------------------------------------------------------------------------------------- nouns
+
+    @property
+    def state(self) -> ConnectionState:
+        return self._state
+
+    @property
+    def controlling(self) -> bool:
+        return self._checker.controlling
+
+    @property
+    def drops(self) -> Counter[str]:
+        """Datagrams that were not acted on, by reason."""
+        return self._checker.drops
+
+    @property
+    def local_candidates(self) -> list[Candidate]:
+        return self._local_candidates
+
+    @property
+    def remote_candidates(self) -> list[Candidate]:
+        return self._generation.remote_candidates
+
+    @property
+    def check_list(self) -> list[Pair]:
+        return self._generation.checks.pairs
+
+    # ------------------------------------------------------------------------------------------------- verbs: candidates
+
+    def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:
+        """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
+        self._gathering = True
+        self._gatherer.gather(now, component, hosts, timeout)
+        self._drain_children(now)
+
+    def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
+        """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
+        self._gathering = True
+        base = Base(self.next_number(), candidate, preference)
+        self._gatherer.adopt(base)
+        self._found(now, Found(base, candidate))
+        return base.link
+
+    def set_servers(self, now: float, stun_server: StunServer | None, turn_server: TurnServer | None) -> None:
+        """The servers to ask; a lite agent asks none (RFC 8445 §2.5)."""
+        if not self._config.lite:
+            self._gatherer.stun_server = stun_server
+            self._gatherer.turn_server = turn_server
+
+    def set_local_credentials(self, now: float, username: str, password: str) -> None:
+        if (username, password) != (self._generation.local_username, self._generation.local_password):
+            self._generation.set_local_credentials(username, password)
+
+    def set_controlling(self, now: float, controlling: bool) -> None:
+        """The role, until checks start."""
+        if not self._generation.checking:
+            self._checker.set_role(controlling)
+            self._drain_children(now)
+
+    def add_remote_candidate(self, now: float, candidate: Candidate | None) -> None:
+        """A candidate of the peer, or None for the end of them; one with an unknown ``ufrag`` is not for us (RFC 8838 §4.1)."""
+        if self._closed:
+            return
+        generation = self._generation
+        if candidate is not None and candidate.ufrag is not None:
+            if self._previous is not None and candidate.ufrag == self._previous.remote_username:
+                generation = self._previous
+            elif generation.remote_username not in (None, candidate.ufrag):
+                self.drops["candidate of another session"] += 1
+                return
+        if candidate is None:
+            generation.remote_end = True
+            self._ended(now, generation)
+        else:
+            self._add_remote(now, generation, candidate)
+
+    def _add_remote(self, now: float, generation: Generation, candidate: Candidate) -> None:
+        if len(generation.remote_candidates) >= MAX_REMOTE_CANDIDATES:
+            self.drops["too many remote candidates"] += 1
+        elif candidate.transport.lower() != "udp":
+            generation.remote_candidates.append(candidate)  # kept for the application to see; never paired
+        elif is_mdns_hostname(candidate.host):
+            if self._config.relay_only:
+                return  # draft-ietf-mmusic-mdns-ice-candidates §3.2
+            generation.remote_candidates.append(candidate)
+            query = self.next_number()
+            generation.resolving[query] = candidate
+            self._outputs.append(Resolve(query, candidate.host))
+        else:
+            self._reachable(now, generation, candidate)
+
+    def _reachable(self, now: float, generation: Generation, candidate: Candidate) -> None:
+        """The candidate has an address: it is new, or it names one that we saw as peer-reflexive (RFC 8838 §11)."""
+        known = generation.find_remote(candidate.component, (candidate.address, candidate.port))
+        if known is None:
+            generation.remote_candidates.append(candidate)
+        elif known is not candidate:
+            if known.type == "prflx":
+                generation.replace_remote(known, candidate)
+                self._routes_renamed(candidate)
+            elif candidate in generation.remote_candidates:
+                generation.remote_candidates.remove(candidate)
+            return
+        for base in self._bases.values():
+            self._pair(generation, base, candidate)
+        self._go_on(now)
+
+    def _routes_renamed(self, new: Candidate) -> None:
+        for _, pair, _ in self._sending.values():
+            if pair.remote is new:
+                self._outputs.append(Route(pair.component, pair.base.link, pair.peer, new))
+
+    def _pair(self, generation: Generation, base: Base, remote: Candidate) -> None:
+        if generation is not self._generation or remote.component not in generation.components:
+            return
+        if base.candidate.type == "relay" and is_mdns_hostname(remote.host):
+            return  # would show the hidden address to the TURN server (draft-ietf-mmusic-mdns-ice-candidates §3.3.2)
+        chosen = generation.selection.pairs.get(remote.component)
+        if base.candidate.can_pair_with(remote) and not (chosen is not None and chosen.nominated):
+            generation.checks.add(base, remote)
+
+    def _ended(self, now: float, generation: Generation) -> None:
+        if not generation.resolving:
+            generation.prune_components()
+            self._go_on(now)
+
+    # -------------------------------------------------------------------------------------------------- verbs: session
+
+    def connect(self, now: float, remote_username: str, remote_password: str, remote_is_lite: bool = False) -> None:
+        """Start the checks; the state tells how they end."""
+        generation = self._generation
+        if generation.checking or self._closed:
+            return
+        if remote_is_lite and not self._config.lite:
+            # RFC 8445 §6.1.1: the full agent controls.
+            self._checker.set_role(True)
+        generation.set_remote_credentials(remote_username, remote_password)
+        generation.checking = True
+        patience = self._config.patience
+        generation.patience_ends = now + (self._tunables.transaction_timeout if patience is None else patience)
+        generation.checks.freeze_anew()
+        self._set_state(ConnectionState.CHECKING)
+        self._checker.start(now, generation)
+        self._drain_children(now)
+        self._go_on(now)
+
+    def restart(self, now: float, local_username: str, local_password: str) -> None:
+        """A new generation (RFC 8445 §9); the old pair carries data until one of the new generation is selected."""
+        if self._closed:
+            return
+        old = self._generation
+        self._previous = old if self._sending else None
+        self._generation = self._new_generation(local_username, local_password)
+        self._checker.generations = [self._generation] + ([old] if self._previous else [])
+
+    def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
+        """Use this pair, unchecked: for a peer without ICE."""
+        peer = (remote.address, remote.port)
+        self._sending.pop(component, None)
+        self._forced[component] = (link, peer)
+        self._accept(link, peer, component)
+        self._outputs.append(Route(component, link, peer, remote))
+        if self._state is ConnectionState.NEW and self._forced.keys() >= self._generation.components:
+            self._set_state(ConnectionState.COMPLETED)
+
+    def relay(self, now: float, link: int, peer: Address, data: bytes) -> None:
+        """Send application data from a relayed address."""
+        self._gatherer.relay(now, link, peer, data)
+        self._drain_children(now)
+
+    def close(self, now: float, reason: str = "closed") -> None:
+        """End everything; allocations are deleted in the background, then ``Done`` follows."""
+        if self._closed:
+            return
+        self._closed = True
+        self._checker.stop()
+        for component in sorted(self._sending.keys() | self._forced.keys()):
+            self._outputs.append(Unroute(component))
+        self._sending.clear()
+        self._forced.clear()
+        self._bases.clear()
+        self._set_state(ConnectionState.CLOSED, reason)
+        self._outputs.append(Notify(ConnectionClosed(reason)))
+        self._gatherer.close(now)
+        self._drain_children(now)
+
+    # --------------------------------------------------------------------------------------------------------- the world
+
+    def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
+        base = self._bases.get(link)
+        if base is not None:
+            self._handle_stun(now, base, peer, data)
+        else:
+            self._gatherer.handle_datagram(now, link, peer, data)
+        self._drain_children(now)
+
+    def _handle_stun(self, now: float, base: Base, peer: Address, data: bytes) -> None:
+        answer = self._checker.handle_stun(now, base, peer, data)
+        if answer is not None:
+            self._gatherer.handle_answer(now, base.link, peer, answer)
+
+    def handle_report(self, now: float, report: Report) -> None:
+        if isinstance(report, Tunables):
+            self._tune(report)
+        elif isinstance(report, Resolved) and self._is_remote_name(report.query):
+            self._resolved(now, report)
+        else:
+            if isinstance(report, SendFailed):
+                self._checker.unreachable(now, report.link, report.peer, report.reason)
+            self._gatherer.handle_report(now, report)
+        self._drain_children(now)
+
+    def _tune(self, tunables: Tunables) -> None:
+        self._tunables = tunables
+        self._gatherer.tune(tunables)
+        self._checker.tune(tunables)
+        for _, _, consent in self._sending.values():
+            if consent is not None:
+                consent.tune(tunables)
+
+    def _is_remote_name(self, query: int) -> bool:
+        return any(query in generation.resolving for generation in self._checker.generations)
+
+    def _resolved(self, now: float, report: Resolved) -> None:
+        for generation in self._checker.generations:
+            candidate = generation.resolving.pop(report.query, None)
+            if candidate is not None:
+                if report.addresses:
+                    candidate.address = report.addresses[0]
+                    self._reachable(now, generation, candidate)
+                self._ended(now, generation)
+
+    def is_server_link(self, link: int) -> bool:
+        """Whether all that comes over the link is the machine's, as from a TURN server."""
+        return self._gatherer.is_server_link(link)
+
+    # -------------------------------------------------------------------------------------------------------- children
+
+    def _drain_children(self, now: float) -> None:
+        handlers = self._HANDLERS
+        while True:
+            output = self._checker.poll_output()
+            if output is None:
+                output = self._gatherer.poll_output()
+                if output is None:
+                    break
+            handler = handlers.get(type(output))
+            if handler is None:
+                self._outputs.append(output)
+            else:
+                handler(self, now, output)
+        if self._closed:
+            if self._gatherer.done and not self._done_told:
+                self._done_told = True
+                self._outputs.append(Done("closed"))
+        elif self._gathering and not self._end_told and self._gatherer.idle:
+            self._end_told = True
+            self._outputs.append(Notify(LocalCandidate(None)))
+            self._go_on(now)
+
+    def _found(self, now: float, found: Found) -> None:
+        """A local candidate; its base is paired if it is new (RFC 8445 §6.1.2.4 replaces reflexive ones by their base)."""
+        base, candidate = found
+        self._local_candidates.append(candidate)
+        if candidate is base.candidate:
+            self._bases[base.link] = base
+            self._outputs.append(Notify(found))
+        self._outputs.append(Notify(LocalCandidate(candidate)))
+        if candidate is base.candidate:
+            for remote in self._generation.remote_candidates:
+                self._pair(self._generation, base, remote)
+            self._go_on(now)
+
+    def _base_lost(self, now: float, lost: BaseLost) -> None:
+        base = self._bases.pop(lost.link, None)
+        if base is None:
+            return
+        self._local_candidates[:] = [c for c in self._local_candidates if c is not base.candidate]
+        for generation in self._checker.generations:
+            for pair in [pair for pair in generation.checks.pairs if pair.base is base]:
+                generation.checks.fail(pair, f"local socket lost: {lost.detail}")
+                self._dead(now, Dead(generation, pair))
+        if any(link == lost.link for link, _ in self._forced.values()):
+            self.close(now, f"local socket lost: {lost.detail}")
+
+    def _gathered(self, now: float, gathered: Gathered) -> None:
+        self._outputs.append(Notify(gathered))
+
+    def _deliver(self, now: float, deliver: Deliver) -> None:
+        """A datagram that a relay unwrapped."""
+        base = self._bases.get(deliver.link)
+        if base is not None and is_stun(deliver.data):
+            self._handle_stun(now, base, deliver.peer, deliver.data)
+        elif base is not None:
+            self._outputs.append(deliver)
+
+    def _transmit(self, now: float, transmit: Transmit) -> None:
+        """What leaves from a relayed base leaves wrapped."""
+        base = self._bases.get(transmit.link)
+        if base is not None and base.candidate.type == "relay":
+            self._gatherer.relay(now, *transmit)
+        else:
+            self._outputs.append(transmit)
+
+    def _peer_refused(self, now: float, refused: PeerRefused) -> None:
+        why = f"the relay refuses the peer with error {refused.code}"
+        self._checker.refused_by_relay(now, refused.relay_link, refused.peer, why)
+
+    def _heard(self, now: float, heard: Heard) -> None:
+        self._accept(heard.base.link, heard.peer, heard.base.candidate.component)
+
+    def _accept(self, link: int, peer: Address, component: int) -> None:
+        if (link, peer) not in self._accepted and len(self._accepted) < MAX_ACCEPTED:
+            self._accepted.add((link, peer))
+            self._outputs.append(Accept(link, peer, component))
+
+    def _role_changed(self, now: float, changed: RoleChanged) -> None:
+        self._go_on(now)
+
+    def _valid(self, now: float, valid: Valid) -> None:
+        generation, pair = valid.generation, valid.pair
+        pair.local = self._local_at(pair, valid)
+        self._accept(pair.base.link, pair.peer, pair.component)
+        if generation.selection.valid(now, pair) and pair.component not in self._sending:
+            self._send_on(now, generation, pair)
+        self._go_on(now)
+
+    def _local_at(self, pair: Pair, valid: Valid) -> Candidate:
+        """The local candidate that the peer saw, peer-reflexive if it is none of ours (RFC 8445 §7.2.5.3.1)."""
+        host, port = valid.mapped
+        base = pair.base.candidate
+        for candidate in self._local_candidates:
+            if candidate.component == base.component and candidate.host == host and candidate.port == port:
+                return candidate
+        return Candidate(
+            foundation=candidate_foundation("prflx", "udp", base.host),
+            component=base.component,
+            transport="udp",
+            priority=valid.priority,
+            host=host,
+            port=port,
+            type="prflx",
+            related_address=base.host,
+            related_port=base.port,
+        )
+
+    def _nominated(self, now: float, nominated: Nominated) -> None:
+        generation, pair = nominated
+        if not generation.selection.nominate(pair):
+            return
+        self._send_on(now, generation, pair)
+        others = [p for p in generation.checks.of_component(pair.component) if p is not pair]
+        # RFC 8445 §8.1.2; a better pair may still be nominated by a peer that nominates aggressively.
+        for other in [p for p in others if p.state in (PairState.WAITING, PairState.FROZEN)]:
+            generation.checks.remove(other)
+        self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
+        if generation is self._generation and generation.selection.complete(generation.components):
+            self._previous = None
+            self._checker.generations = [generation]
+        self._go_on(now)
+
+    def _dead(self, now: float, dead: Dead) -> None:
+        generation, pair = dead
+        if generation.selection.failed(pair):
+            again = next((p for p in generation.checks.of_component(pair.component) if p.state is PairState.SUCCEEDED), None)
+            if again is not None:
+                generation.selection.valid(now, again)
+        sending = self._sending.get(pair.component)
+        if sending is not None and sending[1] is pair:
+            again = generation.selection.pairs.get(pair.component)
+            if again is not None:
+                self._send_on(now, generation, again)
+            else:
+                self._stop_sending(now, pair.component, pair.why_failed)
+        self._go_on(now)
+
+    # ------------------------------------------------------------------------------------------------ sending and consent
+
+    def _send_on(self, now: float, generation: Generation, pair: Pair) -> None:
+        """Data of the component leaves on this pair from now on."""
+        sending = self._sending.get(pair.component)
+        if sending is not None and sending[0] is self._generation is not generation:
+            return  # the old generation has been replaced already
+        if sending is None or sending[1] is not pair:
+            consent = None if self._config.lite else Consent(now, self._random, self._tunables)
+            self._sending[pair.component] = (generation, pair, consent)
+            self._doubted.discard(pair.component)
+            self._outputs.append(Route(pair.component, pair.base.link, pair.peer, pair.remote))
+        self._outputs.append(Notify(SelectedPair(pair.component, pair.local, pair.remote, pair.nominated)))
+
+    def _stop_sending(self, now: float, component: int, reason: str) -> None:
+        """RFC 7675 §5.1: nothing more may be sent on this pair; it ends the connection unless a restart is under way."""
+        generation = self._sending.pop(component)[0]
+        self._outputs.append(Unroute(component))
+        self._outputs.append(Notify(ConsentExpired(component, reason)))
+        if generation is self._generation:
+            self.close(now, reason)
+
+    def _consent_answered(self, now: float, answer: ConsentAnswered) -> None:
+        component = answer.pair.component
+        sending = self._sending.get(component)
+        if sending is not None and sending[1] is answer.pair and sending[2] is not None:
+            sending[2].answered(now, answer.transaction_id)
+            self._doubted.discard(component)
+            self._go_on(now)
+
+    def _consent_refused(self, now: float, refused: ConsentRefused) -> None:
+        component = refused.pair.component
+        sending = self._sending.get(component)
+        if sending is not None and sending[1] is refused.pair:
+            self._stop_sending(now, component, "the peer revoked its consent")
+
+    def _watch_consent(self, now: float) -> None:
+        for component, (generation, pair, consent) in list(self._sending.items()):
+            if consent is None or self._closed:
+                continue
+            if consent.expired(now):
+                silence = now - consent.last_answer
+                self._stop_sending(now, component, f"consent expired: no answer from the peer for {silence:.1f} s")
+                continue
+            if consent.due(now):
+                consent.asked(now, self._checker.ask_consent(now, generation, pair, consent.lifetime))
+            if component not in self._doubted and consent.doubtful(now):
+                self._doubted.add(component)
+                self._go_on(now)
+
+    # -------------------------------------------------------------------------------------------------------- progress
+
+    def _go_on(self, now: float) -> None:
+        """Whatever has changed: check, nominate, tell how far we are."""
+        generation = self._generation
+        if not generation.checking or self._closed:
+            return
+        self._checker.go_on(now)
+        if self.controlling:
+            for pair in generation.selection.to_nominate(now, generation.checks, generation.components):
+                self._checker.nominate(now, generation, pair)
+        if generation.selection.connected(generation.components):
+            complete = generation.selection.complete(generation.components)
+            if self._doubted:
+                self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")
+            elif complete or self._state is not ConnectionState.COMPLETED:
+                self._set_state(ConnectionState.COMPLETED if complete else ConnectionState.CONNECTED)
+        elif self._state is ConnectionState.CHECKING:
+            reason = self._hopeless(now)
+            if reason:
+                generation.checking = False
+                self._set_state(ConnectionState.FAILED, reason)
+
+    def _hopeless(self, now: float) -> str:
+        """Why no pair can become valid any more; empty while one can (RFC 8863 §4)."""
+        if self._gathering and not self._gatherer.idle:
+            return ""
+        if not self._bases:
+            return "no local candidates"
+        generation = self._generation
+        if self._config.lite or not generation.patience_over or not generation.remote_end or generation.resolving:
+            return ""
+        for component in sorted(generation.components - generation.selection.pairs.keys()):
+            pairs = generation.checks.of_component(component)
+            if not any(pair.state in UNANSWERED for pair in pairs):
+                return self._why(component, pairs)
+        return ""
+
+    def _why(self, component: int, pairs: list[Pair]) -> str:
+        if not self._generation.remote_candidates:
+            return "the peer gave no candidates and sent no checks"
+        if not pairs:
+            return f"no remote candidate can be paired with a local one for component {component}"
+        reasons = Counter(pair.why_failed for pair in pairs).most_common()
+        told = ", ".join(f"{number} × {reason}" for reason, number in reasons)
+        return f"all {len(pairs)} pairs of component {component} failed: {told}"
+
+    def _set_state(self, state: ConnectionState, reason: str = "") -> None:
+        if state is not self._state and self._state is not ConnectionState.CLOSED:
+            self._state = state
+            self._outputs.append(Notify(StateChanged(state, reason)))
+
+    # ------------------------------------------------------------------------------------------------------ time, outputs
+
+    def handle_timeout(self, now: float) -> None:
+        self._gatherer.handle_timeout(now)
+        if not self._closed:
+            self._checker.handle_timeout(now)
+            self._watch_consent(now)
+            generation = self._generation
+            generation.patience_over = generation.checking and now >= generation.patience_ends
+        self._drain_children(now)
+        self._go_on(now)
+        self._drain_children(now)
+
+    def poll_output(self) -> Output | None:
+        return self._outputs.popleft() if self._outputs else None
+
+    def poll_timeout(self) -> float | None:
+        times = [self._gatherer.poll_timeout()]
+        if not self._closed:
+            times.append(self._checker.poll_timeout())
+            times.append(self._generation.selection.poll_timeout())
+            for component, (_, _, consent) in self._sending.items():
+                if consent is not None:
+                    times.append(consent.poll_timeout(component in self._doubted))
+            if self._state is ConnectionState.CHECKING and not self._config.lite:
+                times.append(self._patience_timeout())
+        return min((time for time in times if time is not None), default=None)
+
+    def _patience_timeout(self) -> float | None:
+        """When failure may be declared for want of pairs; afterwards, the end of a check declares it."""
+        generation = self._generation
+        return None if generation.patience_over else generation.patience_ends
+
+    _HANDLERS = {
+        Found: _found,
+        BaseLost: _base_lost,
+        Gathered: _gathered,
+        Deliver: _deliver,
+        Transmit: _transmit,
+        PeerRefused: _peer_refused,
+        Heard: _heard,
+        RoleChanged: _role_changed,
+        Valid: _valid,
+        Nominated: _nominated,
+        Dead: _dead,
+        ConsentAnswered: _consent_answered,
+        ConsentRefused: _consent_refused,
+    }

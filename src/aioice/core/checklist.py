@@ -1,0 +1,263 @@
+"""The check list: candidate pairs, their states, and which of them is to be checked next (RFC 8445 §6.1.2, §6.1.4)."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from .candidate import pair_priority
+
+if TYPE_CHECKING:
+    from .candidate import Candidate
+    from .machine import Address
+    from .requests import Request
+
+
+class PairState(StrEnum):
+    FROZEN = "frozen"
+    WAITING = "waiting"
+    IN_PROGRESS = "in-progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+#: RFC 8445 §6.1.2.6, figure 6; further: a triggered check (§7.3.1.4) and a role conflict (§7.2.5.1) lead back to WAITING, a nomination
+#: that fails makes a succeeded pair fail (§8.1.1), and a dead socket makes any pair fail.
+TRANSITIONS = {
+    PairState.FROZEN: {PairState.WAITING, PairState.FAILED},
+    PairState.WAITING: {PairState.IN_PROGRESS, PairState.FAILED},
+    PairState.IN_PROGRESS: {PairState.SUCCEEDED, PairState.FAILED, PairState.WAITING},
+    PairState.SUCCEEDED: {PairState.FAILED},
+    PairState.FAILED: {PairState.WAITING},
+}
+UNANSWERED = frozenset({PairState.FROZEN, PairState.WAITING, PairState.IN_PROGRESS})
+
+
+class Base:
+    """What we send from: a socket's or a relay's address, the host or relayed candidate that stands for it, and its link."""
+
+    __slots__ = ("link", "candidate", "preference")
+
+    def __init__(self, link: int, candidate: Candidate, preference: int) -> None:
+        self.link = link
+        self.candidate = candidate
+        #: Local preference of RFC 8445 §5.1.2.1, kept for the candidates that are reflected from this base.
+        self.preference = preference
+
+
+class Pair:
+    """A base and a remote candidate."""
+
+    __slots__ = (
+        "base",
+        "remote",
+        "peer",
+        "priority",
+        "state",
+        "local",
+        "nominated",
+        "use_candidate",
+        "request",
+        "sent_at",
+        "rtt",
+        "conflicts",
+        "why_failed",
+    )
+
+    def __init__(self, base: Base, remote: Candidate, controlling: bool) -> None:
+        self.base = base
+        self.remote = remote
+        self.peer: Address = (remote.address, remote.port)
+        self.state = PairState.FROZEN
+        #: The local candidate as the peer sees it, once a check has told (§7.2.5.3.1).
+        self.local = base.candidate
+        self.nominated = False
+        #: Controlling: the check in flight nominates. Controlled: the peer has asked to nominate.
+        self.use_candidate = False
+        #: The check in flight whose time-out makes the pair fail.
+        self.request: Request | None = None
+        self.sent_at = float("-inf")
+        #: Round-trip time in seconds, None until it is known.
+        self.rtt: float | None = None
+        #: Role conflicts answered to checks of this pair.
+        self.conflicts = 0
+        self.why_failed = ""
+        self.priority = 0
+        self.prioritize(controlling)
+
+    def prioritize(self, controlling: bool) -> None:
+        """RFC 8445 §6.1.2.3."""
+        local, remote = self.base.candidate.priority, self.remote.priority
+        self.priority = pair_priority(local, remote) if controlling else pair_priority(remote, local)
+
+    @property
+    def component(self) -> int:
+        return self.base.candidate.component
+
+    @property
+    def foundation(self) -> tuple[str, str]:
+        return (self.base.candidate.foundation, self.remote.foundation)
+
+    @property
+    def relayed(self) -> bool:
+        return self.base.candidate.type == "relay" or self.remote.type == "relay"
+
+    def __repr__(self) -> str:
+        return f"Pair({self.base.candidate.host}:{self.base.candidate.port} -> {self.peer[0]}:{self.peer[1]}, {self.state})"
+
+
+def order(pair: Pair) -> tuple[int, int]:
+    """Highest priority first; among equals the first component first (RFC 8445 §6.1.4.2)."""
+    return (-pair.priority, pair.component)
+
+
+class CheckList:
+    """The pairs of one data stream; its components share the list (RFC 8445 §6.1.2)."""
+
+    def __init__(self, controlling: bool, max_pairs: int) -> None:
+        self.pairs: list[Pair] = []
+        self.triggered: deque[Pair] = deque()
+        self._controlling = controlling
+        self._max_pairs = max_pairs
+        self._by_address: dict[tuple[int, Address], Pair] = {}
+        #: Pairs that the limit kept out.
+        self.refused = 0
+
+    # ------------------------------------------------------------------------------------------------------ contents
+
+    def find(self, link: int, peer: Address) -> Pair | None:
+        return self._by_address.get((link, peer))
+
+    def add(self, base: Base, remote: Candidate) -> Pair | None:
+        """Pair the two; None if the pair is redundant (§6.1.2.4) or the list is full of better ones (§6.1.2.5)."""
+        key = (base.link, (remote.address, remote.port))
+        if key in self._by_address:
+            return None
+        pair = Pair(base, remote, self._controlling)
+        if len(self.pairs) >= self._max_pairs and not self._make_room(pair):
+            self.refused += 1
+            return None
+        self._by_address[key] = pair
+        insort(self.pairs, pair, key=order)
+        if self._may_start(pair):
+            self.set(pair, PairState.WAITING)
+        return pair
+
+    def _make_room(self, pair: Pair) -> bool:
+        for worst in reversed(self.pairs):
+            if order(worst) <= order(pair):
+                return False
+            if worst.state in (PairState.FROZEN, PairState.WAITING, PairState.FAILED):
+                self.refused += 1
+                self.remove(worst)
+                return True
+        return False
+
+    def remove(self, pair: Pair) -> None:
+        self.pairs.remove(pair)
+        self._by_address.pop((pair.base.link, pair.peer), None)
+        self.untrigger(pair)
+
+    def remote_changed(self, pair: Pair) -> None:
+        """The remote candidate of the pair has another type or priority than when it was paired (§7.3.1.3)."""
+        self.pairs.remove(pair)
+        pair.prioritize(self._controlling)
+        insort(self.pairs, pair, key=order)
+
+    def set_role(self, controlling: bool) -> None:
+        """RFC 8445 §7.3.1.1: the role decides the priorities."""
+        self._controlling = controlling
+        for pair in self.pairs:
+            pair.prioritize(controlling)
+        self.pairs.sort(key=order)
+
+    def of_component(self, component: int) -> list[Pair]:
+        return [pair for pair in self.pairs if pair.component == component]
+
+    # -------------------------------------------------------------------------------------------------------- states
+
+    def set(self, pair: Pair, state: PairState) -> None:
+        if pair.state is not state:
+            assert state in TRANSITIONS[pair.state], (pair, state)
+            pair.state = state
+
+    def fail(self, pair: Pair, why: str) -> None:
+        self.untrigger(pair)
+        pair.request = None
+        pair.why_failed = why
+        self.set(pair, PairState.FAILED)
+
+    def freeze_anew(self) -> None:
+        """The initial states (RFC 8445 §6.1.2.6): of each foundation the pair of the lowest component starts, the best among equals."""
+        first: dict[tuple[str, str], Pair] = {}
+        untouched = [pair for pair in self.pairs if pair.state in (PairState.FROZEN, PairState.WAITING)]
+        for pair in untouched:
+            pair.state = PairState.FROZEN
+            best = first.setdefault(pair.foundation, pair)
+            if pair.component < best.component:
+                first[pair.foundation] = pair
+        for pair in first.values():
+            if self._may_start(pair):
+                self.set(pair, PairState.WAITING)
+
+    def _may_start(self, pair: Pair) -> bool:
+        """RFC 8838 §12: a new pair waits frozen while one of its foundation is on its way."""
+        same = [other.state for other in self.pairs if other is not pair and other.foundation == pair.foundation]
+        return PairState.SUCCEEDED in same or not (PairState.WAITING in same or PairState.IN_PROGRESS in same)
+
+    def unfreeze(self, succeeded: Pair) -> list[Pair]:
+        """RFC 8445 §7.2.5.3.3; returns the pairs that may now be checked."""
+        thawed = [p for p in self.pairs if p.state is PairState.FROZEN and p.foundation == succeeded.foundation]
+        for pair in thawed:
+            self.set(pair, PairState.WAITING)
+        return thawed
+
+    # ----------------------------------------------------------------------------------------------------- scheduling
+
+    def trigger(self, pair: Pair) -> None:
+        """RFC 8445 §7.3.1.4: check it before the ordinary ones."""
+        if pair.state is PairState.FROZEN or pair.state is PairState.FAILED or pair.state is PairState.IN_PROGRESS:
+            self.set(pair, PairState.WAITING)
+        if pair not in self.triggered:
+            self.triggered.append(pair)
+
+    def untrigger(self, pair: Pair) -> None:
+        if pair in self.triggered:
+            self.triggered.remove(pair)
+
+    def next_check(self) -> Pair | None:
+        """RFC 8445 §6.1.4.2: the pair to be checked at the next tick of Ta; None when there is none, then no tick is due."""
+        if self.triggered:
+            return self.triggered.popleft()
+        for pair in self.pairs:
+            if pair.state is PairState.WAITING:
+                return pair
+        busy = {pair.foundation for pair in self.pairs if pair.state is PairState.IN_PROGRESS}
+        for pair in self.pairs:
+            if pair.state is PairState.FROZEN and pair.foundation not in busy:
+                self.set(pair, PairState.WAITING)
+                return pair
+        return None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether :meth:`next_check` would return a pair."""
+        if self.triggered:
+            return True
+        busy = set()
+        frozen = []
+        for pair in self.pairs:
+            if pair.state is PairState.WAITING:
+                return True
+            if pair.state is PairState.IN_PROGRESS:
+                busy.add(pair.foundation)
+            elif pair.state is PairState.FROZEN:
+                frozen.append(pair.foundation)
+        return any(foundation not in busy for foundation in frozen)
+
+    @property
+    def active(self) -> int:
+        """Pairs that are waiting or in progress: the N of RFC 8445 §14.3."""
+        return sum(pair.state is PairState.WAITING or pair.state is PairState.IN_PROGRESS for pair in self.pairs)

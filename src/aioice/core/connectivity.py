@@ -1,0 +1,468 @@
+"""Connectivity checks as they leave and arrive (RFC 8445 §7): a child machine of the agent.
+
+It knows the check lists, the requests in flight, the role and how checks are paced, answered and judged. It does not know what follows
+from a valid or a dead pair: that it tells the agent, as :class:`Valid`, :class:`Nominated`, :class:`Dead` and the like.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from .candidate import Candidate, candidate_priority
+from .checklist import PairState
+from .generation import MAX_REMOTE_CANDIDATES, EarlyCheck, Generation
+from .machine import Transmit
+from .message import Class, Method, binding_request, binding_response, parse_message
+from .requests import Requests
+from .responder import Strangers, error_answer, is_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .checklist import Base, Pair
+    from .machine import Address, Reason, Tunables
+    from .message import Message
+    from .requests import Request
+
+ICE_CONTROLLED = 0x8029
+ICE_CONTROLLING = 0x802A
+#: A pair whose checks draw a role conflict this often is given up: two honest agents need one (RFC 8445 §7.2.5.1).
+MAX_CONFLICTS = 3
+
+
+class Check(NamedTuple):
+    """What a request in flight was sent for."""
+
+    generation: Generation
+    pair: Pair
+    controlling: bool
+    #: The check nominates the pair.
+    nominating: bool
+    priority: int
+    consent: bool
+
+
+class Heard(NamedTuple):
+    """The peer has shown at this address that it knows our password."""
+
+    base: Base
+    peer: Address
+
+
+class Valid(NamedTuple):
+    """A check of the pair succeeded; the peer saw it come from ``mapped``."""
+
+    generation: Generation
+    pair: Pair
+    mapped: Address
+    priority: int
+
+
+class Nominated(NamedTuple):
+    generation: Generation
+    pair: Pair
+
+
+class Dead(NamedTuple):
+    """The pair failed, as a check or as a nomination."""
+
+    generation: Generation
+    pair: Pair
+
+
+class RoleChanged(NamedTuple):
+    controlling: bool
+
+
+class ConsentAnswered(NamedTuple):
+    pair: Pair
+    transaction_id: bytes
+
+
+class ConsentRefused(NamedTuple):
+    """An authenticated 403: the peer revokes (RFC 7675 §5.2)."""
+
+    pair: Pair
+
+
+class Checker:
+    """The checks of one agent; ``generations`` is set by the agent, the current one first."""
+
+    def __init__(
+        self, random: Callable[[int], bytes], tunables: Tunables, *, controlling: bool, lite: bool, ta: float
+    ) -> None:
+        self._random = random
+        self._requests = Requests(tunables)
+        self._lite = lite
+        self._ta = ta
+        self._next_check = float("-inf")
+        self._strangers = Strangers()
+        self._outputs: deque[object] = deque()
+        self._draw_tie_breaker()
+        self.controlling = controlling
+        self.generations: list[Generation] = []
+        #: Datagrams that were not acted on, by reason.
+        self.drops: Counter[str] = Counter()
+
+    def _draw_tie_breaker(self) -> None:
+        self._tie_breaker = int.from_bytes(self._random(8))
+
+    # ----------------------------------------------------------------------------------------------------------- verbs
+
+    def start(self, now: float, generation: Generation) -> None:
+        """Check the pairs of the generation, first those that the peer has checked already."""
+        while generation.early:
+            early = generation.early.popleft()
+            if is_for(early.message, generation.local_username, generation.remote_username):
+                self._checked(now, generation, early)
+            else:
+                self.drops["check of another session"] += 1
+        self._pace(now)
+
+    def go_on(self, now: float) -> None:
+        """The check list has got more pairs."""
+        self._pace(now)
+
+    def nominate(self, now: float, generation: Generation, pair: Pair) -> None:
+        """Repeat the check of a valid pair with USE-CANDIDATE, at once (RFC 8445 §8.1.1)."""
+        pair.use_candidate = True
+        self._send_check(now, generation, pair)
+
+    def ask_consent(self, now: float, generation: Generation, pair: Pair, timeout: float) -> bytes:
+        """One request, never repeated (RFC 7675 §5.1); returns its transaction id.
+
+        USE-CANDIDATE is repeated on the nominated pair: some lite servers answer nothing else.
+        """
+        return self._request(now, generation, pair, self.controlling and pair.nominated, timeout).transaction_id
+
+    def set_role(self, controlling: bool) -> None:
+        if controlling != self.controlling:
+            self.controlling = controlling
+            for generation in self.generations:
+                generation.checks.set_role(controlling)
+                generation.selection.role_changed()
+            self._outputs.append(RoleChanged(controlling))
+
+    def tune(self, tunables: Tunables) -> None:
+        self._requests.tunables = tunables
+
+    def stop(self) -> None:
+        """Forget every request."""
+        self._requests.end_all()
+        self.generations = []
+
+    def stop_repeating(self, pairs: list[Pair]) -> None:
+        """Nominated: no more transmissions for these pairs, though answers still count (RFC 8445 §8.1.2)."""
+        for pair in pairs:
+            if pair.request is not None:
+                pair.request.stop()
+
+    def unreachable(self, now: float, link: int, peer: Address, reason: Reason) -> None:
+        """The system says that checks to ``peer`` don't arrive; a check from there would revive the pair."""
+        for generation in self.generations:
+            pair = generation.checks.find(link, peer)
+            if pair is not None and pair.state is PairState.IN_PROGRESS:
+                self._fail(now, generation, pair, str(reason))
+
+    def refused_by_relay(self, now: float, link: int, peer: Address, why: str) -> None:
+        for generation in self.generations:
+            pair = generation.checks.find(link, peer)
+            if pair is not None and pair.state is not PairState.FAILED:
+                self._fail(now, generation, pair, why)
+
+    # -------------------------------------------------------------------------------------------------- sending checks
+
+    def _pace(self, now: float) -> None:
+        """The next check, unless the last one left less than Ta ago (RFC 8445 §6.1.4.2)."""
+        generation = self.generations[0]
+        if now < self._next_check or not generation.checking or self._lite:
+            return
+        pair = generation.checks.next_check()
+        if pair is not None:
+            self._send_check(now, generation, pair)
+            self._next_check = now + self._ta
+
+    def _check_at_once(self, now: float, generation: Generation, pair: Pair) -> None:
+        """Ahead of the pacing (docs/rfc.md), but no pair more often than that."""
+        if now - pair.sent_at < self._ta:
+            generation.checks.trigger(pair)
+            return
+        if pair.state is not PairState.SUCCEEDED and pair.state is not PairState.WAITING:
+            generation.checks.set(pair, PairState.WAITING)
+        generation.checks.untrigger(pair)
+        self._send_check(now, generation, pair)
+        self._next_check = max(self._next_check, now + self._ta)
+
+    def _send_check(self, now: float, generation: Generation, pair: Pair) -> None:
+        if pair.request is not None:
+            pair.request.stop()
+        if pair.state is PairState.WAITING:
+            generation.checks.set(pair, PairState.IN_PROGRESS)
+        pair.sent_at = now
+        pair.request = self._request(now, generation, pair, self.controlling and pair.use_candidate, None)
+
+    def _request(
+        self, now: float, generation: Generation, pair: Pair, use_candidate: bool, consent_timeout: float | None
+    ) -> Request:
+        transaction_id = self._random(12)
+        priority = candidate_priority(pair.component, "prflx", pair.base.preference)
+        data = binding_request(
+            transaction_id,
+            generation.username,
+            priority,
+            ICE_CONTROLLING if self.controlling else ICE_CONTROLLED,
+            self._tie_breaker,
+            use_candidate,
+            generation.remote_key,
+        )
+        check = Check(generation, pair, self.controlling, use_candidate, priority, consent_timeout is not None)
+        # RFC 8445 §14.3
+        rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
+        self._outputs.append(Transmit(pair.base.link, pair.peer, data))
+        return self._requests.start(
+            now, transaction_id, data, pair.base.link, pair.peer, check, rto=rto, timeout=consent_timeout
+        )
+
+    # ------------------------------------------------------------------------------------------------ what the peer sends
+
+    def handle_stun(self, now: float, base: Base, peer: Address, data: bytes) -> Message | None:
+        """A STUN message came to ``base``; an answer to somebody else's request is returned."""
+        try:
+            message = parse_message(data)
+        except ValueError:
+            self.drops["malformed"] += 1
+            return None
+        if message.message_method is not Method.BINDING or message.message_class is Class.INDICATION:
+            # Binding indications keep a NAT's mapping alive and want no answer (RFC 8445 §11); others are not for us.
+            self.drops["not a check"] += 1
+            return None
+        if message.message_class is Class.REQUEST:
+            self._handle_request(now, base, peer, message, len(data))
+            return None
+        request = self._requests.get(message.transaction_id)
+        if request is None:
+            return message
+        self._handle_answer(now, base, peer, message, request)
+        return None
+
+    def _handle_answer(self, now: float, base: Base, peer: Address, message: Message, request: Request) -> None:
+        check: Check = request.context
+        generation, pair = check.generation, check.pair
+        if not message.check_message_integrity(generation.remote_key):
+            self.drops["answer not authentic"] += 1
+            return
+        if (request.link, request.peer) != (base.link, peer):
+            # RFC 8445 §7.2.5.2.1: the path is not symmetric.
+            self.drops["answer from elsewhere"] += 1
+            if not check.consent and pair.request is request and pair.state is PairState.IN_PROGRESS:
+                self._requests.end(request)
+                self._fail(now, generation, pair, "answered from another address")
+            return
+        mapped = message.attributes.get("XOR-MAPPED-ADDRESS")
+        if message.message_class is Class.RESPONSE and mapped is None:
+            self.drops["malformed"] += 1
+            return
+        self._requests.end(request)
+        if message.unknown_required:
+            self._check_failed(now, check, request, "answer with unknown attributes")
+        elif message.message_class is Class.RESPONSE:
+            if not request.retransmitted:
+                pair.rtt = now - request.started
+            if check.consent:
+                self._outputs.append(ConsentAnswered(pair, message.transaction_id))
+            else:
+                self._succeeded(now, check, request, mapped)
+        elif message.error_code == 487:
+            self._role_conflict(now, check, request)
+        elif message.error_code == 403 and check.consent:
+            self._outputs.append(ConsentRefused(pair))
+        else:
+            self._check_failed(now, check, request, f"refused with error {message.error_code}")
+
+    def _succeeded(self, now: float, check: Check, request: Request, mapped: Address) -> None:
+        generation, pair = check.generation, check.pair
+        if pair.state is PairState.FAILED:
+            return
+        generation.checks.untrigger(pair)
+        if pair.state is PairState.WAITING:  # its check was cancelled, but not its answer (RFC 8445 §7.3.1.4)
+            generation.checks.set(pair, PairState.IN_PROGRESS)
+        generation.checks.set(pair, PairState.SUCCEEDED)
+        if pair.request is not None and (pair.request is request or not pair.request.context.nominating):
+            pair.request.stop()
+            pair.request = None
+        thawed = generation.checks.unfreeze(pair)
+        self._outputs.append(Valid(generation, pair, mapped, check.priority))
+        if check.nominating if self.controlling else pair.use_candidate:
+            self._outputs.append(Nominated(generation, pair))
+        further = next((other for other in thawed if other.component != pair.component), None)
+        if further is not None and generation.checking:
+            self._check_at_once(now, generation, further)
+
+    def _check_failed(self, now: float, check: Check, request: Request, why: str) -> None:
+        if not check.consent and check.pair.request is request:
+            self._fail(now, check.generation, check.pair, why)
+
+    def _fail(self, now: float, generation: Generation, pair: Pair, why: str) -> None:
+        pair.use_candidate = False
+        generation.checks.fail(pair, why)
+        self._outputs.append(Dead(generation, pair))
+
+    def _role_conflict(self, now: float, check: Check, request: Request) -> None:
+        """RFC 8445 §7.2.5.1: the opposite of the role in that request, a new tie-breaker, and the check again."""
+        pair = check.pair
+        if check.consent or pair.request is not request:
+            return
+        pair.conflicts += 1
+        if pair.conflicts > MAX_CONFLICTS:
+            self._fail(now, check.generation, pair, "role conflict without end")
+            return
+        self.set_role(not check.controlling)
+        self._draw_tie_breaker()
+        pair.use_candidate = False
+        pair.request = None
+        if pair.state is not PairState.SUCCEEDED:
+            check.generation.checks.trigger(pair)
+            self._pace(now)
+
+    # -------------------------------------------------------------------------------------------------- answering checks
+
+    def _handle_request(self, now: float, base: Base, peer: Address, message: Message, size: int) -> None:
+        generation = self._authenticate(now, base, peer, message, size)
+        if generation is None:
+            return
+        key = generation.local_key
+        attributes = message.attributes
+        if message.unknown_required:
+            self._transmit(base, peer, error_answer(message, 420, key, message.unknown_required))
+        elif "PRIORITY" not in attributes or ("ICE-CONTROLLING" in attributes) == ("ICE-CONTROLLED" in attributes):
+            # RFC 8445 §7.1: every check carries its priority and one role.
+            self._transmit(base, peer, error_answer(message, 400, key))
+        elif self._in_conflict(attributes):
+            self._transmit(base, peer, error_answer(message, 487, key))
+        else:
+            self._transmit(base, peer, binding_response(message.transaction_id, peer, key))
+            self._outputs.append(Heard(base, peer))
+            self._answered(now, generation, EarlyCheck(base, peer, message))
+
+    def _answered(self, now: float, generation: Generation, check: EarlyCheck) -> None:
+        if generation is not self.generations[0]:
+            return
+        if self._lite:
+            self._checked_lite(generation, check)
+        elif generation.checking:
+            self._checked(now, generation, check)
+        else:
+            generation.early.append(check)
+
+    def _authenticate(self, now: float, base: Base, peer: Address, message: Message, size: int) -> Generation | None:
+        """Whose credentials the request carries (RFC 8489 §9.1.3); strangers get their error unsigned, and few of them."""
+        code = 400
+        if "USERNAME" in message.attributes and "MESSAGE-INTEGRITY" in message.attributes:
+            code = 401
+            for generation in self.generations:
+                if is_for(message, generation.local_username, generation.remote_username) and (
+                    message.check_message_integrity(generation.local_key)
+                ):
+                    return generation
+        self.drops["request not authentic"] += 1
+        answer = self._strangers.answer(now, message, size, peer, code)
+        if answer is not None:
+            self._transmit(base, peer, answer)
+        return None
+
+    def _in_conflict(self, attributes: object) -> bool:
+        """RFC 8445 §7.3.1.1; returns whether it is the peer that must give in."""
+        theirs = attributes.get("ICE-CONTROLLING" if self.controlling else "ICE-CONTROLLED")
+        if theirs is None:
+            return False
+        if self._lite:
+            return True
+        ours_larger: bool = self._tie_breaker >= theirs
+        if ours_larger == self.controlling:
+            return True
+        self.set_role(not self.controlling)
+        return False
+
+    def _checked(self, now: float, generation: Generation, check: EarlyCheck) -> None:
+        """What an authenticated check does to its pair (RFC 8445 §7.3.1.3 to §7.3.1.5)."""
+        pair = self._pair_of(generation, check)
+        if pair is None:
+            return
+        wants = "USE-CANDIDATE" in check.message.attributes and not self.controlling
+        chosen = generation.selection.pairs.get(pair.component)
+        if chosen is not None and chosen.nominated and not (wants and pair.priority > chosen.priority):
+            return
+        if wants:
+            pair.use_candidate = True
+        if pair.state is not PairState.SUCCEEDED:
+            self._check_at_once(now, generation, pair)
+        elif wants:
+            self._outputs.append(Nominated(generation, pair))
+
+    def _checked_lite(self, generation: Generation, check: EarlyCheck) -> None:
+        """A lite agent trusts the peer's choice and checks nothing (RFC 8445 §7.3.2)."""
+        pair = self._pair_of(generation, check)
+        if pair is not None and "USE-CANDIDATE" in check.message.attributes:
+            for state in (PairState.WAITING, PairState.IN_PROGRESS, PairState.SUCCEEDED):
+                if pair.state is not PairState.SUCCEEDED:
+                    generation.checks.set(pair, state)
+            local = pair.base.candidate
+            self._outputs.append(Valid(generation, pair, (local.host, local.port), local.priority))
+            self._outputs.append(Nominated(generation, pair))
+
+    def _pair_of(self, generation: Generation, check: EarlyCheck) -> Pair | None:
+        """The pair that was checked, made from a peer-reflexive candidate if need be (RFC 8445 §7.3.1.3)."""
+        base, peer = check.base, check.peer
+        pair = generation.checks.find(base.link, peer)
+        if pair is not None:
+            return pair
+        component = base.candidate.component
+        if component not in generation.components:
+            return None
+        remote = generation.find_remote(component, peer)
+        if remote is None:
+            if len(generation.remote_candidates) >= MAX_REMOTE_CANDIDATES:
+                self.drops["too many remote candidates"] += 1
+                return None
+            remote = Candidate(
+                foundation=self._random(8).hex(),
+                component=component,
+                transport="udp",
+                priority=check.message.attributes["PRIORITY"],
+                host=peer[0],
+                port=peer[1],
+                type="prflx",
+            )
+            generation.remote_candidates.append(remote)
+        pair = generation.checks.add(base, remote)
+        if pair is None:
+            self.drops["check list full"] += 1
+        return pair
+
+    def _transmit(self, base: Base, peer: Address, data: bytes) -> None:
+        self._outputs.append(Transmit(base.link, peer, data))
+
+    # ------------------------------------------------------------------------------------------------------ time, outputs
+
+    def handle_timeout(self, now: float) -> None:
+        again, failed = self._requests.handle_timeout(now)
+        for request in again:
+            self._outputs.append(Transmit(request.link, request.peer, request.data))
+        for request in failed:
+            self._check_failed(now, request.context, request, "no answer")
+        if self.generations:
+            self._pace(now)
+
+    def poll_output(self) -> object | None:
+        return self._outputs.popleft() if self._outputs else None
+
+    def poll_timeout(self) -> float | None:
+        times = []
+        if (deadline := self._requests.poll_timeout()) is not None:
+            times.append(deadline)
+        if self.generations and not self._lite:
+            generation = self.generations[0]
+            if generation.checking and generation.checks.has_work:
+                times.append(self._next_check)
+        return min(times) if times else None

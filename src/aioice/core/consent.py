@@ -1,0 +1,91 @@
+"""May we still send? Consent freshness of one component (RFC 7675)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .machine import Tunables
+
+#: The time that a request is given to be answered before consent may expire, whatever the tunables are: RFC 8489 §6.2.1's first RTO.
+TIME_TO_ANSWER = 0.5
+#: Consent requests whose answers are still waited for; more than the default time-out and interval can make.
+MAX_OUTSTANDING = 16
+
+
+class Consent:
+    """When to ask, whether the answers still come, and when sending must end."""
+
+    __slots__ = ("_random", "_tunables", "_answered", "_ask_at", "_unanswered_since", "outstanding")
+
+    def __init__(self, now: float, random: Callable[[int], bytes], tunables: Tunables) -> None:
+        self._random = random
+        self._tunables = tunables
+        self._answered = now
+        self._unanswered_since: float | None = None
+        #: Transaction ids of requests, each of which may still be answered (RFC 7675 §5.1), oldest first.
+        self.outstanding: list[bytes] = []
+        self._ask_at = now + self._interval()
+
+    def _interval(self) -> float:
+        """RFC 7675 §5.1: randomized between 0.8 and 1.2 of the basic period."""
+        return self._tunables.consent_interval * (0.8 + 0.4 * int.from_bytes(self._random(2)) / 0xFFFF)
+
+    def tune(self, tunables: Tunables) -> None:
+        self._tunables = tunables
+
+    def due(self, now: float) -> bool:
+        return now >= self._ask_at
+
+    def asked(self, now: float, transaction_id: bytes) -> None:
+        """A request has left; the next one is counted from here, whether it is answered or not."""
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        self.outstanding.append(transaction_id)
+        del self.outstanding[:-MAX_OUTSTANDING]
+        self._ask_at = now + self._interval()
+
+    def answered(self, now: float, transaction_id: bytes) -> None:
+        """A valid answer to any outstanding request renews consent; those asked later may still be answered."""
+        self._answered = now
+        if transaction_id in self.outstanding:
+            del self.outstanding[: self.outstanding.index(transaction_id) + 1]
+        self._unanswered_since = now if self.outstanding else None
+
+    @property
+    def lifetime(self) -> float:
+        return self._tunables.consent_interval * self._tunables.consent_failures
+
+    @property
+    def last_answer(self) -> float:
+        return self._answered
+
+    @property
+    def _doubtful_at(self) -> float | None:
+        """From here on the peer may be gone: half of the time has passed, and a request stands unanswered."""
+        if self._unanswered_since is None:
+            return None
+        return max(self._answered + self.lifetime / 2, self._unanswered_since + TIME_TO_ANSWER)
+
+    @property
+    def _expires_at(self) -> float | None:
+        if self._unanswered_since is None:
+            return None
+        return max(self._answered + self.lifetime, self._unanswered_since + TIME_TO_ANSWER)
+
+    def doubtful(self, now: float) -> bool:
+        return self._doubtful_at is not None and now >= self._doubtful_at
+
+    def expired(self, now: float) -> bool:
+        return self._expires_at is not None and now >= self._expires_at
+
+    def poll_timeout(self, doubted: bool) -> float:
+        """The next thing to happen; ``doubted`` if :meth:`doubtful` was acted on already."""
+        times = [self._ask_at]
+        if self._expires_at is not None:
+            times.append(self._expires_at)
+        if not doubted and self._doubtful_at is not None:
+            times.append(self._doubtful_at)
+        return min(times)

@@ -1,0 +1,87 @@
+"""All that a restart renews: credentials, remote candidates, check list and selection (RFC 8445 §9)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from .checklist import CheckList
+from .message import IntegrityKey, Message
+from .selection import Selection
+
+if TYPE_CHECKING:
+    from .candidate import Candidate
+    from .checklist import Base
+    from .machine import Address
+
+#: Checks kept until the remote credentials are known; as many as pairs (RFC 8445 §6.1.2.5), the oldest goes first.
+MAX_EARLY_CHECKS = 100
+#: Remote candidates kept, signalled and peer-reflexive ones alike.
+MAX_REMOTE_CANDIDATES = 256
+
+
+class EarlyCheck(NamedTuple):
+    """An authenticated check that came before the remote credentials."""
+
+    base: Base
+    peer: Address
+    message: Message
+
+
+class Generation:
+    """One generation of a session."""
+
+    def __init__(
+        self, local_username: str, local_password: str, components: int, checks: CheckList, selection: Selection
+    ) -> None:
+        self.components = set(range(1, components + 1))
+        self.checks = checks
+        self.selection = selection
+        self.remote_candidates: list[Candidate] = []
+        #: The peer has signalled its end-of-candidates (RFC 8838 §14).
+        self.remote_end = False
+        #: Names of remote candidates that are being looked up, by query.
+        self.resolving: dict[int, Candidate] = {}
+        self.early: deque[EarlyCheck] = deque(maxlen=MAX_EARLY_CHECKS)
+        #: ``connect`` was called: checks run.
+        self.checking = False
+        #: Failure is not declared before (RFC 8863 §4).
+        self.patience_ends = 0.0
+        self.patience_over = False
+        self.remote_username: str | None = None
+        self._remote_password = ""
+        self.set_local_credentials(local_username, local_password)
+
+    def set_local_credentials(self, username: str, password: str) -> None:
+        self.local_username = username
+        self.local_password = password
+        self.local_key = IntegrityKey(password.encode())
+
+    def set_remote_credentials(self, username: str, password: str) -> None:
+        self.remote_username = username
+        self.remote_key = IntegrityKey(password.encode())
+        #: USERNAME of our checks (RFC 8445 §7.2.2).
+        self.username = f"{username}:{self.local_username}".encode()
+
+    def find_remote(self, component: int, peer: Address) -> Candidate | None:
+        """The candidate of this component at this address; components may share one (RFC 8445 §7.3.1.3)."""
+        for candidate in self.remote_candidates:
+            if candidate.component == component and candidate.port == peer[1] and candidate.address == peer[0]:
+                return candidate
+        return None
+
+    def replace_remote(self, old: Candidate, new: Candidate) -> None:
+        """The peer-reflexive candidate ``old`` is now signalled as ``new`` (RFC 8838 §11)."""
+        if new in self.remote_candidates:
+            self.remote_candidates.remove(old)
+        else:
+            self.remote_candidates[self.remote_candidates.index(old)] = new
+        for pair in [pair for pair in self.checks.pairs if pair.remote is old]:
+            pair.remote = new
+            self.checks.remote_changed(pair)
+
+    def prune_components(self) -> None:
+        """After the end mark: what the peer has no candidate for, it does not use, unless it has none at all (RFC 8863 §4)."""
+        offered = {candidate.component for candidate in self.remote_candidates} & self.components
+        if self.remote_end and not self.resolving and offered:
+            self.components = offered

@@ -1,0 +1,146 @@
+"""Requests in flight: who was asked, what was sent, when it is sent again and when it is given up (RFC 8489 §6.2)."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .machine import Address, Tunables
+
+#: RFC 8489 §6.2.1: the last transmission is waited for Rm = 16 times the first RTO.
+LAST_WAIT = 16
+
+
+class Request:
+    """One request that waits for its answer."""
+
+    __slots__ = ("transaction_id", "data", "link", "peer", "context", "started", "deadline", "_rto", "_sent", "_max")
+
+    def __init__(
+        self, transaction_id: bytes, data: bytes, link: int, peer: Address, context: Any, now: float, rto: float, sends: int
+    ) -> None:
+        self.transaction_id = transaction_id
+        self.data = data
+        self.link = link
+        self.peer = peer
+        #: What the owner wants to remember with it.
+        self.context = context
+        self.started = now
+        self._rto = rto
+        self._max = sends
+        self._sent = 1
+        self.deadline = now + self._wait()
+
+    def _wait(self) -> float:
+        doublings: int = 1 << (self._sent - 1)
+        return self._rto * (doublings if self._sent < self._max else min(LAST_WAIT, doublings))
+
+    def sent_again(self, now: float) -> None:
+        self._sent += 1
+        self.deadline = now + self._wait()
+
+    def stop(self) -> None:
+        """Not to be sent again, but an answer still counts (RFC 8445 §7.3.1.4)."""
+        self._max = self._sent
+
+    @property
+    def exhausted(self) -> bool:
+        return self._sent >= self._max
+
+    @property
+    def retransmitted(self) -> bool:
+        """Whether an answer's delay no longer tells the round-trip time (Karn)."""
+        return self._sent > 1
+
+    def __lt__(self, other: Request) -> bool:
+        return self.deadline < other.deadline
+
+
+class Requests:
+    """The requests of one owner, by transaction id."""
+
+    def __init__(self, tunables: Tunables) -> None:
+        self.tunables = tunables
+        self._pending: dict[bytes, Request] = {}
+        self._timers: list[tuple[float, Request]] = []
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def start(
+        self,
+        now: float,
+        transaction_id: bytes,
+        data: bytes,
+        link: int,
+        peer: Address,
+        context: Any = None,
+        *,
+        retransmissions: int | None = None,
+        rto: float | None = None,
+        timeout: float | None = None,
+    ) -> Request:
+        """Remember a request that the caller transmits now.
+
+        ``timeout`` (seconds) is for requests that are sent once: consent, and everything over a reliable stream.
+        """
+        if timeout is not None:
+            request = Request(transaction_id, data, link, peer, context, now, timeout, 1)
+        else:
+            sends = 1 + (self.tunables.retry_max if retransmissions is None else retransmissions)
+            request = Request(transaction_id, data, link, peer, context, now, rto or self.tunables.retry_rto, sends)
+        self._pending[transaction_id] = request
+        heappush(self._timers, (request.deadline, request))
+        return request
+
+    def get(self, transaction_id: bytes) -> Request | None:
+        return self._pending.get(transaction_id)
+
+    def match(self, transaction_id: bytes, link: int, peer: Address) -> Request | None:
+        """The request that an answer from ``peer`` over ``link`` belongs to: only whom we asked may answer."""
+        request = self._pending.get(transaction_id)
+        if request is not None and request.link == link and request.peer == peer:
+            return request
+        return None
+
+    def end(self, request: Request) -> None:
+        """The request is answered or no longer of interest."""
+        self._pending.pop(request.transaction_id, None)
+        if len(self._timers) > 2 * len(self._pending) + 16:
+            self._timers = [entry for entry in self._timers if self._current(entry)]
+            heapify(self._timers)
+
+    def end_all(self) -> None:
+        self._pending.clear()
+        self._timers.clear()
+
+    def all(self) -> list[Request]:
+        return list(self._pending.values())
+
+    def _current(self, entry: tuple[float, Request]) -> bool:
+        deadline, request = entry
+        return self._pending.get(request.transaction_id) is request and request.deadline == deadline
+
+    def handle_timeout(self, now: float) -> tuple[list[Request], list[Request]]:
+        """Returns the requests to transmit again now, and those that have failed (and are forgotten)."""
+        again: list[Request] = []
+        failed: list[Request] = []
+        while self._timers and (self._timers[0][0] <= now or not self._current(self._timers[0])):
+            entry = heappop(self._timers)
+            if not self._current(entry):
+                continue
+            request = entry[1]
+            if request.exhausted:
+                del self._pending[request.transaction_id]
+                failed.append(request)
+            else:
+                request.sent_again(now)
+                heappush(self._timers, (request.deadline, request))
+                again.append(request)
+        return again, failed
+
+    def poll_timeout(self) -> float | None:
+        while self._timers and not self._current(self._timers[0]):
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else None

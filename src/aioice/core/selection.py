@@ -1,0 +1,102 @@
+"""Which valid pair carries the data of each component: first valid, nominated, selected (RFC 8445 §8, §12.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .checklist import UNANSWERED, PairState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .checklist import CheckList, Pair
+
+#: How long a better pair is waited for once one is valid, in seconds: at least this, or three of its round trips
+#: (measured: direct paths through two NATs answer within two).
+DIRECT_PATIENCE = 0.1
+#: The same while only a relayed pair is valid: a direct path is worth a second.
+RELAY_PATIENCE = 1.0
+
+
+class Selection:
+    """The pairs in use, by component, and the patience before one is nominated."""
+
+    def __init__(self, direct_patience: float = DIRECT_PATIENCE, relay_patience: float = RELAY_PATIENCE) -> None:
+        #: The first valid pair, later the selected one.
+        self.pairs: dict[int, Pair] = {}
+        self._valid_since: dict[int, float] = {}
+        self._nominating: dict[int, Pair] = {}
+        self._direct_patience = direct_patience
+        self._relay_patience = relay_patience
+        self._due: float | None = None
+
+    def valid(self, now: float, pair: Pair) -> bool:
+        """A check succeeded; returns whether the pair is now the one in use."""
+        self._valid_since.setdefault(pair.component, now)
+        if pair.component in self.pairs:
+            return False
+        self.pairs[pair.component] = pair
+        return True
+
+    def nominate(self, pair: Pair) -> bool:
+        """The nomination of a valid pair is settled; returns whether the pair in use or its rank changed.
+
+        A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it).
+        """
+        pair.nominated = True
+        if self._nominating.get(pair.component) is pair:
+            del self._nominating[pair.component]
+        current = self.pairs.get(pair.component)
+        if current is not None and current is not pair and current.nominated and current.priority >= pair.priority:
+            return False
+        self.pairs[pair.component] = pair
+        return True
+
+    def failed(self, pair: Pair) -> bool:
+        """The pair is dead; returns whether it was in use."""
+        if self._nominating.get(pair.component) is pair:
+            del self._nominating[pair.component]
+        if self.pairs.get(pair.component) is pair:
+            del self.pairs[pair.component]
+            return True
+        return False
+
+    def complete(self, components: Iterable[int]) -> bool:
+        return all((pair := self.pairs.get(component)) is not None and pair.nominated for component in components)
+
+    def connected(self, components: Iterable[int]) -> bool:
+        return all(component in self.pairs for component in components)
+
+    # ------------------------------------------------------------------------------------- the controlling side's choice
+
+    def to_nominate(self, now: float, checks: CheckList, components: Iterable[int]) -> list[Pair]:
+        """The pairs whose nomination must leave now (RFC 8445 §8.1.1); until then :meth:`poll_timeout` tells when to ask again."""
+        chosen = []
+        self._due = None
+        for component in components:
+            current = self.pairs.get(component)
+            if component in self._nominating or current is None or current.nominated:
+                continue
+            pairs = checks.of_component(component)
+            best = next((pair for pair in pairs if pair.state is PairState.SUCCEEDED), None)
+            if best is None:
+                continue
+            better = any(pair.state in UNANSWERED for pair in pairs[: pairs.index(best)])
+            due = self._valid_since[component] + self._patience(best)
+            if better and now < due:
+                self._due = due if self._due is None else min(self._due, due)
+                continue
+            self._nominating[component] = best
+            chosen.append(best)
+        return chosen
+
+    def _patience(self, best: Pair) -> float:
+        return self._relay_patience if best.relayed else max(self._direct_patience, 3 * (best.rtt or 0))
+
+    def role_changed(self) -> None:
+        """Nominations in flight are void: the other side nominates now (RFC 8445 §7.3.1.1)."""
+        self._nominating.clear()
+        self._due = None
+
+    def poll_timeout(self) -> float | None:
+        return self._due

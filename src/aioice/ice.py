@@ -1,0 +1,729 @@
+"""Connection: the asyncio face of one ICE agent."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import errno
+import itertools
+import logging
+import os
+import re
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from . import mdns, stun
+from .core.agent import Agent, AgentConfig
+from .core.candidate import Candidate, candidate_foundation, candidate_priority, is_mdns_hostname, pair_priority
+from .core.events import (
+    ConnectionClosed,
+    ConnectionEvent,
+    ConnectionState,
+    ConsentExpired,
+    LocalCandidate,
+    SelectedPair,
+    StateChanged,
+)
+from .core.gathering import Found, Gathered, StunServer, TurnServer
+from .core.machine import Accept, Deliver, Notify, Revoke, Route, Tunables, Unroute
+from .core.message import canonical_host
+from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
+from .net.driver import Driver
+from .net.host import AsyncioHost
+from .net.queue import ReceiveQueue
+from .protocol import ServerProtocol, StunProtocol
+from .utils import random_string
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+    from .core.machine import Address, Output
+
+__all__ = [
+    "Candidate",
+    "CandidatePair",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionEvent",
+    "ConnectionState",
+    "ConsentExpired",
+    "LocalCandidate",
+    "SelectedPair",
+    "StateChanged",
+    "StunProtocol",
+    "TransportPolicy",
+    "candidate_foundation",
+    "candidate_pair_priority",
+    "candidate_priority",
+    "get_host_addresses",
+    "validate_password",
+    "validate_username",
+]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two consent requests, on average (RFC 7675 §5.1); read whenever the timer is armed.
+CONSENT_INTERVAL = 5
+#: Consent expires after this many intervals without an answer.
+CONSENT_FAILURES = 6
+
+#: Bytes of received datagrams (each counted with 128 more) that wait for ``recv``; beyond them datagrams are dropped and counted.
+RECEIVE_BUFFER = 4 * 1024 * 1024
+#: Events that wait for a slow reader of ``events``; beyond them the oldest is dropped.
+MAX_EVENTS = 1024
+
+_LIVE = (ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED)
+_CREDENTIAL = re.compile(r"[a-zA-Z0-9+/]*")
+
+connection_id = itertools.count()
+
+
+class TransportPolicy(Enum):
+    """Which candidates are used."""
+
+    #: All of them.
+    ALL = 0
+    #: Only relayed ones: no address of this machine is shown to the peer (RFC 9429 §3.5.3).
+    RELAY = 1
+
+
+def candidate_pair_priority(local: Candidate, remote: Candidate, ice_controlling: bool) -> int:
+    """The priority of a pair (RFC 8445 §6.1.2.3)."""
+    if ice_controlling:
+        return pair_priority(local.priority, remote.priority)
+    return pair_priority(remote.priority, local.priority)
+
+
+def get_host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
+    """The addresses of this machine's interfaces, without loopback and link-local IPv6 ones."""
+    import ifaddr
+
+    addresses = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            if isinstance(ip.ip, str):
+                if use_ipv4 and not ip.ip.startswith("127."):
+                    addresses.append(ip.ip)
+            elif use_ipv6 and ip.ip[0] != "::1" and ip.ip[2] == 0:
+                addresses.append(ip.ip[0])
+    return addresses
+
+
+def validate_username(value: str) -> None:
+    """Raises :class:`ValueError` unless the value is 4 to 256 ice-chars (RFC 8839 §5.4)."""
+    if not (4 <= len(value) <= 256 and _CREDENTIAL.fullmatch(value)):
+        raise ValueError("Username must satisfy 4*256ice-char")
+
+
+def validate_password(value: str) -> None:
+    """Raises :class:`ValueError` unless the value is 22 to 256 ice-chars (RFC 8839 §5.4)."""
+    if not (22 <= len(value) <= 256 and _CREDENTIAL.fullmatch(value)):
+        raise ValueError("Password must satisfy 22*256ice-char")
+
+
+class CandidatePair:
+    """The pair that carries the data of a component."""
+
+    __slots__ = ("protocol", "remote_candidate", "remote_addr")
+
+    def __init__(self, protocol: StunProtocol, remote_candidate: Candidate) -> None:
+        self.protocol = protocol
+        self.remote_candidate = remote_candidate
+        self.remote_addr: Address = (remote_candidate.address, remote_candidate.port)
+
+    @property
+    def component(self) -> int:
+        return self.local_candidate.component
+
+    @property
+    def local_candidate(self) -> Candidate:
+        return self.protocol.local_candidate
+
+    @property
+    def local_addr(self) -> Address:
+        return (self.local_candidate.host, self.local_candidate.port)
+
+    def __repr__(self) -> str:
+        return f"CandidatePair({self.local_addr} -> {self.remote_addr})"
+
+
+class Connection:
+    """An ICE connection for a single data stream.
+
+    :param ice_controlling: Whether the local peer has the controlling role.
+    :param components: The number of components, 1 to 256.
+    :param stun_server: Host and port of the STUN server or `None`.
+    :param turn_server: Host and port of the TURN server or `None`.
+    :param turn_username: The username for the TURN server.
+    :param turn_password: The password for the TURN server.
+    :param turn_ssl: Whether to use TLS for the TURN server.
+    :param turn_transport: The transport for the TURN server, `"udp"` or `"tcp"`.
+    :param use_ipv4: Whether to use IPv4 candidates.
+    :param use_ipv6: Whether to use IPv6 candidates.
+    :param transport_policy: Which candidates are used.
+    :param local_username: The local username fragment, random if `None` (RFC 8839 §5.4).
+    :param local_password: The local password, random if `None`.
+    :param ice_lite: Be an ICE-lite agent: host candidates only, checks are answered and not sent (RFC 8445 §2.5).
+    :param ta: Seconds between two ordinary checks (RFC 8445 §14.2).
+    :param remote_ta: The peer's ``ice-pacing`` in seconds, where it was signalled; the higher of the two counts.
+    :param max_pairs: The most candidate pairs that are checked (RFC 8445 §6.1.2.5).
+    :param nomination_patience: Seconds that a better pair is waited for once a direct one is valid; at least three round trips.
+    :param relay_patience: The same while only a relayed pair is valid.
+    :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a transaction if `None`.
+    :param ssl_context: For TURN over TLS, in place of the system's trust.
+    :raises ValueError: for credentials or numbers that cannot be used.
+    """
+
+    def __init__(
+        self,
+        ice_controlling: bool,
+        components: int = 1,
+        stun_server: tuple[str, int] | None = None,
+        turn_server: tuple[str, int] | None = None,
+        turn_username: str | None = None,
+        turn_password: str | None = None,
+        turn_ssl: bool = False,
+        turn_transport: str = "udp",
+        use_ipv4: bool = True,
+        use_ipv6: bool = True,
+        transport_policy: TransportPolicy = TransportPolicy.ALL,
+        local_username: str | None = None,
+        local_password: str | None = None,
+        *,
+        ice_lite: bool = False,
+        ta: float = 0.005,
+        remote_ta: float = 0.0,
+        max_pairs: int = 100,
+        nomination_patience: float = DIRECT_PATIENCE,
+        relay_patience: float = RELAY_PATIENCE,
+        patience: float | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        if not 1 <= components <= 256:
+            raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
+        if turn_transport not in ("udp", "tcp"):
+            raise ValueError(f'turn_transport must be "udp" or "tcp", not {turn_transport!r}')
+        if local_username is not None:
+            validate_username(local_username)
+        if local_password is not None:
+            validate_password(local_password)
+        #: Whether the peer is an ICE-lite agent.
+        self.remote_is_lite = False
+        #: The peer's username fragment, to be set before :meth:`connect`.
+        self.remote_username: str | None = None
+        #: The peer's password, to be set before :meth:`connect`.
+        self.remote_password: str | None = None
+
+        self.stun_server = stun_server
+        self.turn_server = turn_server
+        self.turn_username = turn_username
+        self.turn_password = turn_password
+        self.turn_ssl = turn_ssl
+        self.turn_transport = turn_transport
+
+        self._id = next(connection_id)
+        self._local_username = local_username or random_string(4)
+        self._local_password = local_password or random_string(22)
+        self._use_ipv4 = use_ipv4
+        self._use_ipv6 = use_ipv6
+        self._transport_policy = transport_policy
+        self._components = set(range(1, components + 1))
+        self._ssl_context = ssl_context
+        self._config = AgentConfig(
+            controlling=ice_controlling,
+            components=components,
+            relay_only=transport_policy is TransportPolicy.RELAY,
+            lite=ice_lite,
+            ta=max(ta, remote_ta),
+            max_pairs=max_pairs,
+            direct_patience=nomination_patience,
+            relay_patience=relay_patience,
+            patience=patience,
+        )
+        self._agent = Agent(
+            self._config, os.urandom, self._local_username, self._local_password, _tunables()
+        )
+        self._driver: Driver | None = None
+        #: The pair in use of each component; there from the first valid pair on, replaced by the nominated one.
+        self._nominated: dict[int, CandidatePair] = {}
+        self._protocols: list[StunProtocol] = []
+        self._local_candidates: list[Candidate] = []
+        self._remote_candidates_end = False
+        self._gather_task: asyncio.Future[None] | None = None
+        self._gathered: dict[int, asyncio.Future[None]] = {}
+        self._queue = ReceiveQueue(RECEIVE_BUFFER)
+        self._closed = False
+        self._close_told = False
+        self._failure = ""
+        self._dropped = 0
+        self._state_waiters: set[asyncio.Future[None]] = set()
+        self._event_waiters: set[asyncio.Future[ConnectionEvent]] = set()
+        self._event_queues: list[_EventQueue] = []
+
+    # -------------------------------------------------------------------------------------------------------- attributes
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands, by the names of W3C's RTCIceTransportState."""
+        return self._agent.state
+
+    @property
+    def ice_controlling(self) -> bool:
+        """Whether the local peer has the controlling role; it may be set until checks start."""
+        return self._agent.controlling
+
+    @ice_controlling.setter
+    def ice_controlling(self, value: bool) -> None:
+        self._agent.set_controlling(0.0, value)
+
+    @property
+    def local_candidates(self) -> list[Candidate]:
+        """A copy of the list of local candidates, filled while they are gathered."""
+        return self._local_candidates[:]
+
+    @property
+    def local_username(self) -> str:
+        """The local username fragment; :meth:`restart` changes it."""
+        return self._local_username
+
+    @property
+    def local_password(self) -> str:
+        """The local password; :meth:`restart` changes it."""
+        return self._local_password
+
+    @property
+    def remote_candidates(self) -> list[Candidate]:
+        """A copy of the list of remote candidates, the peer-reflexive ones among them.
+
+        mDNS candidates stand in it by their name (draft-ietf-mmusic-mdns-ice-candidates §3.3.1).
+        """
+        return self._agent.remote_candidates[:]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Datagrams that were dropped, by reason."""
+        drops = dict(self._agent.drops)
+        if self._dropped:
+            drops["data of a stranger"] = self._dropped
+        if self._queue.dropped:
+            drops["receive queue full"] = self._queue.dropped
+        return drops
+
+    # ---------------------------------------------------------------------------------------------------------- gathering
+
+    async def gather_candidates(self) -> None:
+        """Gather local candidates; they are in :attr:`local_candidates`, and told as events when they are found.
+
+        Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds it for about a second;
+        what is found later still becomes a candidate. A second call waits for the first.
+
+        :raises ConnectionError: when the connection is closed.
+        """
+        if self._closed:
+            raise ConnectionError("Cannot gather candidates, the connection is closed")
+        if self._gather_task is None:
+            self._gather_task = asyncio.ensure_future(self._gather())
+            self._gather_task.add_done_callback(_retrieve)
+        await asyncio.shield(self._gather_task)
+
+    async def _gather(self) -> None:
+        self._running_driver()
+        addresses: list[str] = []
+        if self._transport_policy is TransportPolicy.ALL:
+            addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
+        components = sorted(self._components)
+        results = await asyncio.gather(
+            *(self.get_component_candidates(component=component, addresses=addresses) for component in components)
+        )
+        if self._closed:
+            return
+        # A program that has wrapped or replaced the method says with its result which candidates there are.
+        told = [candidate for candidates in results for candidate in candidates]
+        self._local_candidates += [candidate for candidate in told if candidate not in self._local_candidates]
+        self._local_candidates[:] = [candidate for candidate in self._local_candidates if candidate in told]
+        self._adopt_protocols()
+
+    async def get_component_candidates(
+        self, component: int, addresses: list[str], timeout: float = 5
+    ) -> list[Candidate]:
+        """Gather the candidates of one component from the given addresses.
+
+        Programs wrap this to change the addresses or the time (seconds), or replace it to open their own endpoints.
+        """
+        driver = self._running_driver()
+        gathered = self._gathered[component] = driver.loop.create_future()
+        driver.do(self._agent.gather, component, addresses, timeout)
+        await gathered
+        return [candidate for candidate in self._local_candidates if candidate.component == component]
+
+    def _adopt_protocols(self) -> None:
+        """Endpoints that the application opened itself."""
+        driver = self._running_driver()
+        for protocol in self._protocols:
+            if protocol.link is None:
+                protocol.link = driver.do(self._agent.adopt, protocol.local_candidate)
+                driver.adopt(protocol.link, protocol.transport, protocol)
+
+    def get_default_candidate(self, component: int) -> Candidate | None:
+        """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one if there is
+        one (RFC 8839 §4.2.1.2), or None.
+        """
+        candidates = [candidate for candidate in self._local_candidates if candidate.component == component]
+        return min(candidates, key=lambda candidate: candidate.priority, default=None)
+
+    # -------------------------------------------------------------------------------------------------- remote candidates
+
+    async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
+        """Add a remote candidate, or None for the end of them (RFC 8838 §14); never waits for the network.
+
+        More may be added while :meth:`connect` runs, which fails only after the end. The candidate is copied. One that cannot be used is
+        ignored, with a line in the log; so are candidates after :meth:`close`.
+
+        :raises ValueError: after the end of candidates.
+        """
+        if self._remote_candidates_end:
+            raise ValueError("Cannot add remote candidate after end-of-candidates.")
+        if self._closed:
+            return
+        if remote_candidate is None:
+            self._remote_candidates_end = True
+            self._do(self._agent.add_remote_candidate, None)
+            return
+        candidate = copy.copy(remote_candidate)
+        try:
+            candidate.validate()
+            if candidate.type not in ("host", "srflx", "relay"):
+                raise ValueError(f"type {candidate.type!r} is not known")
+            if not is_mdns_hostname(candidate.host):
+                candidate.address = canonical_host(candidate.host)
+        except ValueError as exc:
+            logger.info("%s Remote candidate ignored: %s", self, exc)
+            return
+        self._do(self._agent.add_remote_candidate, candidate)
+
+    # ------------------------------------------------------------------------------------------------------------ session
+
+    async def connect(self) -> None:
+        """Check pairs of candidates until every component has one that may carry data (RFC 8445 §12.1).
+
+        Returns before the nomination, which goes on and may still replace the pair. Failure is declared after the end of the remote
+        candidates, and not before a transaction's time-out has passed (RFC 8863 §4).
+
+        :raises ConnectionError: when gathering has not been started, credentials are missing, no pair works or the connection is closed.
+        """
+        if self._closed:
+            raise ConnectionError("Cannot connect, the connection is closed")
+        if self._gather_task is None:
+            raise ConnectionError("Local candidates gathering was not performed")
+        if self.remote_username is None or self.remote_password is None:
+            raise ConnectionError("Remote username or password is missing")
+        driver = self._running_driver()
+        self._adopt_protocols()
+        self._failure = ""
+        driver.do(self._agent.set_local_credentials, self.local_username, self.local_password)
+        driver.do(self._agent.connect, self.remote_username, self.remote_password, self.remote_is_lite)
+        while self.state not in _LIVE:
+            if self._closed or self.state is ConnectionState.FAILED:
+                raise ConnectionError(f"ICE negotiation failed: {self._failure}")
+            waiter = driver.loop.create_future()
+            self._state_waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._state_waiters.discard(waiter)
+
+    def restart(self, local_username: str | None = None, local_password: str | None = None) -> None:
+        """Start a new generation (RFC 8445 §9).
+
+        The local credentials are new, random ones if not given. Signal them, set the peer's new ones, add its candidates and their end anew,
+        and call :meth:`connect` again. The old pair carries data until a pair of the new generation is selected.
+
+        :raises ConnectionError: when the connection is closed.
+        """
+        if self._closed:
+            raise ConnectionError("Cannot restart, the connection is closed")
+        username, password = local_username or random_string(4), local_password or random_string(22)
+        validate_username(username)
+        validate_password(password)
+        self._local_username, self._local_password = username, password
+        self.remote_username = self.remote_password = None
+        self._remote_candidates_end = False
+        self._do(self._agent.restart, username, password)
+
+    def set_selected_pair(self, component: int, local_foundation: str, remote_foundation: str) -> None:
+        """Use this pair without any check, for a peer that does not speak ICE.
+
+        :raises ValueError: when there are no candidates with these foundations.
+        """
+        protocol = next(
+            (
+                protocol
+                for protocol in self._protocols
+                if protocol.local_candidate.component == component
+                and protocol.local_candidate.foundation == local_foundation
+            ),
+            None,
+        )
+        remote = next(
+            (c for c in self._agent.remote_candidates if c.component == component and c.foundation == remote_foundation), None
+        )
+        if protocol is None or remote is None:
+            side = "local" if protocol is None else "remote"
+            raise ValueError(f"Component {component} has no {side} candidate with this foundation")
+        self._adopt_protocols()
+        self._do(self._agent.select, component, protocol.link, remote)
+
+    async def close(self) -> None:
+        """Close the connection, at any moment and in any state; again is harmless.
+
+        Sockets are closed when it returns; relays are deleted in the background for at most a second.
+        """
+        if not self._closed:
+            self._do(self._agent.close, "closed")
+            self._ended("closed", discard=True)
+        await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --------------------------------------------------------------------------------------------------------------- data
+
+    async def recv(self) -> bytes:
+        """The next datagram, of whatever component.
+
+        :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
+        """
+        return (await self.recvfrom())[0]
+
+    async def recvfrom(self) -> tuple[bytes, int]:
+        """The next datagram and its component; a cancelled call loses none.
+
+        :raises ConnectionError: as :meth:`recv`.
+        """
+        if not self._nominated and not self._closed:
+            raise ConnectionError("Cannot receive data, not connected")
+        return await self._queue.get()
+
+    async def send(self, data: bytes) -> None:
+        """Send a datagram on the first component.
+
+        :raises ConnectionError: when not connected; with ``errno.EMSGSIZE`` when the datagram is too big.
+        """
+        await self.sendto(data, 1)
+
+    async def sendto(self, data: bytes, component: int) -> None:
+        """Send a datagram on a component.
+
+        :raises ConnectionError: as :meth:`send`.
+        """
+        pair = self._nominated.get(component)
+        if pair is None:
+            raise ConnectionError(f"Cannot send data, not connected{self._why_not()}")
+        try:
+            pair.protocol.transport.sendto(data, pair.remote_addr)
+        except OSError as exc:
+            raise ConnectionError(exc.errno or errno.EIO, f"Cannot send {len(data)} bytes: {exc.strerror}") from exc
+
+    def _why_not(self) -> str:
+        return f": {self._failure}" if self._failure else ""
+
+    # ------------------------------------------------------------------------------------------------------------- events
+
+    async def get_event(self) -> ConnectionEvent | None:
+        """Wait for :class:`ConnectionClosed`; None once that was told. See :meth:`events` for all that happens."""
+        if self._closed:
+            await asyncio.sleep(0)
+            if self._close_told:
+                return None
+            self._close_told = True
+            return ConnectionClosed(self._failure)
+        waiter: asyncio.Future[ConnectionEvent] = asyncio.get_running_loop().create_future()
+        self._event_waiters.add(waiter)
+        try:
+            await asyncio.sleep(0)
+            return await waiter
+        finally:
+            self._event_waiters.discard(waiter)
+
+    def events(self) -> AsyncIterator[ConnectionEvent]:
+        """All events from now on, in order, the last being :class:`ConnectionClosed`.
+
+        :class:`LocalCandidate` as candidates are found, :class:`StateChanged`, :class:`SelectedPair`, :class:`ConsentExpired`. A reader
+        that is more than 1024 behind loses the oldest.
+        """
+        queue = _EventQueue()
+        if self._closed:
+            queue.put(ConnectionClosed(self._failure))
+        else:
+            self._event_queues.append(queue)
+        return queue
+
+    # ------------------------------------------------------------------------------------------- what the protocols tell
+
+    def data_received(self, data: bytes, component: int) -> None:
+        """Application data came from an address that may send it."""
+        self._queue.put(data, component)
+
+    def _data_dropped(self) -> None:
+        self._dropped += 1
+
+    def _stun_received(self, link: int, peer: Address, data: bytes) -> None:
+        if self._driver is not None:
+            self._driver.receive(link, peer, data)
+
+    def _peer_unreachable(self, link: int, peer: Address, exc: OSError) -> None:
+        if self._driver is not None:
+            self._driver.unreachable(link, peer, exc)
+
+    def _link_lost(self, link: int, exc: Exception | None) -> None:
+        if self._driver is not None:
+            self._driver.lost(link, exc)
+
+    # ----------------------------------------------------------------------------------------------- what the agent tells
+
+    def _running_driver(self) -> Driver:
+        if self._driver is None:
+            loop = asyncio.get_running_loop()
+            host = AsyncioHost(loop, ssl_context=self._ssl_context, resolver=mdns.resolve)
+            servers = (self.stun_server, self.turn_server)
+            self._agent.set_servers(
+                0.0,
+                StunServer(*servers[0]) if servers[0] else None,
+                TurnServer(*servers[1], self.turn_transport, self.turn_ssl, self.turn_username, self.turn_password)
+                if servers[1]
+                else None,
+            )
+            self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
+        return self._driver
+
+    def _do(self, verb: Any, *args: Any) -> None:
+        """A verb, also before there is a loop to run the agent on."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            verb(0.0, *args)
+        else:
+            self._running_driver().do(verb, *args)
+
+    def _make_protocol(self, link: int) -> asyncio.DatagramProtocol:
+        if self._agent.is_server_link(link):
+            return ServerProtocol(self, link)
+        protocol = StunProtocol(self)
+        protocol.link = link
+        return protocol
+
+    def _handle_output(self, output: Output) -> None:
+        assert self._driver is not None
+        if isinstance(output, Route):
+            protocol = self._driver.protocols.get(output.link)
+            if isinstance(protocol, StunProtocol):
+                self._nominated[output.component] = CandidatePair(protocol, output.remote)
+        elif isinstance(output, Unroute):
+            self._nominated.pop(output.component, None)
+        elif isinstance(output, Accept | Revoke | Deliver):
+            protocol = self._driver.protocols.get(output.link)
+            if isinstance(protocol, StunProtocol):
+                if isinstance(output, Accept):
+                    protocol.accepted[output.peer] = output.component
+                elif isinstance(output, Revoke):
+                    protocol.accepted.pop(output.peer, None)
+                else:
+                    protocol.datagram_received(output.data, output.peer)
+        elif isinstance(output, Notify):
+            self._handle_event(output.event)
+
+    def _handle_event(self, event: object) -> None:
+        if isinstance(event, Gathered):
+            gathered = self._gathered.pop(event.component, None)
+            if gathered is not None and not gathered.done():
+                gathered.set_result(None)
+            return
+        if isinstance(event, Found):
+            self._base_found(event)
+            return
+        if isinstance(event, LocalCandidate) and event.candidate is not None:
+            self._local_candidates.append(event.candidate)
+        elif isinstance(event, StateChanged):
+            self._failure = event.reason
+            logger.info("%s %s%s", self, event.state, f": {event.reason}" if event.reason else "")
+            for waiter in self._state_waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        if isinstance(event, ConnectionEvent):
+            for queue in self._event_queues:
+                queue.put(event)
+        if isinstance(event, ConnectionClosed):
+            self._ended(event.reason, discard=False)
+
+    def _base_found(self, found: Found) -> None:
+        assert self._driver is not None
+        protocol = self._driver.protocols.get(found.base.link)
+        if isinstance(protocol, StunProtocol):
+            protocol.local_candidate = found.base.candidate
+            if protocol not in self._protocols:
+                self._protocols.append(protocol)
+
+    def _ended(self, reason: str, *, discard: bool) -> None:
+        """The agent has closed: by :meth:`close`, or because the connection was lost."""
+        self._queue.end(f"Connection lost while receiving data: {reason}", discard=discard)
+        if self._closed:
+            return
+        self._closed = True
+        self._failure = reason
+        self._nominated.clear()
+        self._protocols.clear()
+        self._local_candidates.clear()
+        for gathered in self._gathered.values():
+            if not gathered.done():
+                gathered.set_result(None)
+        for waiter in self._event_waiters:
+            if not waiter.done():
+                self._close_told = True
+                waiter.set_result(ConnectionClosed(reason))
+        self._event_queues.clear()
+
+    def __repr__(self) -> str:
+        return f"Connection({self._id})"
+
+
+class _EventQueue:
+    """An async iterator of events that ends with :class:`ConnectionClosed`."""
+
+    def __init__(self) -> None:
+        self._events: deque[ConnectionEvent] = deque(maxlen=MAX_EVENTS)
+        self._waiter: asyncio.Future[None] | None = None
+        self._over = False
+
+    def put(self, event: ConnectionEvent) -> None:
+        self._events.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> AsyncIterator[ConnectionEvent]:
+        return self
+
+    async def __anext__(self) -> ConnectionEvent:
+        if self._over:
+            raise StopAsyncIteration
+        while not self._events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        event = self._events.popleft()
+        self._over = isinstance(event, ConnectionClosed)
+        return event
+
+
+def _tunables() -> Tunables:
+    """What programs may have changed in the modules."""
+    return Tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+
+
+def _retrieve(task: asyncio.Future[None]) -> None:
+    """A gathering whose caller was cancelled may fail unseen."""
+    if not task.cancelled():
+        task.exception()

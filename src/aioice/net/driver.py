@@ -1,0 +1,444 @@
+"""Runs one machine on one host: carries out its outputs, brings it reports and datagrams, keeps its timer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from aioice.core.machine import (
+    Accept,
+    Address,
+    Close,
+    Deliver,
+    Done,
+    LinkClosed,
+    Notify,
+    Opened,
+    OpenFailed,
+    OpenRelay,
+    OpenStream,
+    OpenUdp,
+    Output,
+    Reason,
+    Resolve,
+    Resolved,
+    Revoke,
+    Route,
+    SendFailed,
+    Transmit,
+    Tunables,
+    Unroute,
+)
+
+from .host import reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from aioice.core.machine import Machine, Report
+
+    from .host import Host
+
+    ProtocolFactory = Callable[[int], asyncio.DatagramProtocol]
+
+T = TypeVar("T")
+
+#: Seconds to the next look at a deadline that a wake-up came too early for: loops with millisecond timers round down.
+EARLY = 0.001
+
+
+class Driver:
+    """``on_output`` gets what the driver does not carry out itself: ``Accept``, ``Revoke``, ``Route``, ``Unroute`` and
+    ``Deliver`` in their order, ``Notify`` and ``Done`` last of all, when the timer is armed.
+
+    Each link has a protocol, made by ``protocol_factory(link)``. It hands STUN to :meth:`receive`, tells
+    :meth:`unreachable` which peers cannot be reached and :meth:`lost` that its transport has ended.
+    """
+
+    __slots__ = (
+        "machine",
+        "host",
+        "loop",
+        "links",
+        "protocols",
+        "relay_send",
+        "_protocol_factory",
+        "_on_output",
+        "_opening",
+        "_tasks",
+        "_reports",
+        "_last",
+        "_timer",
+        "_armed",
+        "_pumping",
+        "_closed",
+        "_read_tunables",
+        "_tunables",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        machine: Machine,
+        host: Host,
+        protocol_factory: ProtocolFactory,
+        on_output: Callable[[Output], None],
+        tunables: Callable[[], Tunables] | None = None,
+    ) -> None:
+        self.machine = machine
+        self.host = host
+        self.loop = asyncio.get_running_loop()
+        #: What is open now.
+        self.links: dict[int, asyncio.DatagramTransport] = {}
+        self.protocols: dict[int, asyncio.DatagramProtocol] = {}
+        #: ``relay_send(now, link, peer, data)`` sends through a relayed address.
+        self.relay_send: Callable[[float, int, Address, bytes], object] | None = getattr(machine, "relay", None)
+        self._protocol_factory = protocol_factory
+        self._on_output = on_output
+        self._opening: dict[int, asyncio.Task[asyncio.DatagramTransport]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reports: list[Report] = []
+        self._last: list[Output] = []
+        self._timer: asyncio.TimerHandle | None = None
+        #: What the timer is armed for: loops with millisecond timers do not remember it exactly.
+        self._armed = 0.0
+        self._pumping = False
+        self._closed = False
+        self._read_tunables = tunables
+        self._tunables: Tunables | None = None
+
+    # ------------------------------------------------------------------------------------------------------- the way in
+
+    def now(self) -> float:
+        return self.loop.time()
+
+    def do(self, verb: Callable[..., T], *args: Any) -> T:
+        """Call a verb of the machine with the time and ``args``, and carry out what follows from it."""
+        self._tune()
+        try:
+            return verb(self.loop.time(), *args)
+        finally:
+            self.pump()
+
+    def _tune(self) -> None:
+        """Programs change tunables at run time: the machine learns of it before it arms a timer by them."""
+        if self._read_tunables is not None and (current := self._read_tunables()) != self._tunables:
+            self._tunables = current
+            self.machine.handle_report(self.loop.time(), current)
+
+    def receive(self, link: int, peer: Address, data: bytes) -> None:
+        """A datagram for the machine came from ``peer`` over ``link``."""
+        self.machine.handle_datagram(self.loop.time(), link, peer if len(peer) == 2 else peer[:2], data)
+        self.pump()
+
+    def report(self, report: Report) -> None:
+        self._reports.append(report)
+        self.pump()
+
+    def unreachable(self, link: int, peer: Address, exc: OSError) -> None:
+        """What was sent to ``peer`` over ``link`` did not arrive."""
+        if link in self.links:
+            self.report(SendFailed(link, peer, reason_of(exc)))
+
+    def lost(self, link: int, exc: Exception | None) -> None:
+        """The transport of ``link`` has ended; nothing new if the machine had closed it."""
+        if self.links.pop(link, None) is not None:
+            self.protocols.pop(link, None)
+            self.report(LinkClosed(link, reason_of(exc), str(exc or "")))
+
+    def adopt(self, link: int, transport: asyncio.DatagramTransport, protocol: asyncio.DatagramProtocol) -> None:
+        """Take over a link that somebody else opened; the machine gets no report."""
+        self.links[link] = transport
+        self.protocols[link] = protocol
+
+    # ------------------------------------------------------------------------------------------------------ the way out
+
+    def pump(self) -> None:
+        """Carry out all outputs until the machine is quiet. Within a pump, the outer one does it."""
+        if self._pumping:
+            return
+        self._pumping = True
+        machine, reports, last = self.machine, self._reports, self._last
+        try:
+            while True:
+                while (output := machine.poll_output()) is not None:
+                    if not self._closed:
+                        _HANDLERS[type(output)](self, output)
+                if reports:
+                    # Only now: a machine gets no report while its outputs wait.
+                    machine.handle_report(self.loop.time(), reports.pop(0))
+                    continue
+                self._arm()
+                if not last:
+                    return
+                self._emit(last.pop(0))
+        finally:
+            self._pumping = False
+
+    def close(self) -> None:
+        """Close every link at once and end every task and the timer, whatever the machine thinks.
+
+        What the machine puts out from now on is thrown away.
+        """
+        self._closed = True
+        self._reports.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._opening.clear()
+        for task in self._tasks:
+            task.cancel()
+        links = list(self.links.values())
+        self.links.clear()
+        self.protocols.clear()
+        for transport in links:
+            transport.abort()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left: no link, no task, no timer."""
+        return not (self.links or self._tasks or self._timer)
+
+    # -------------------------------------------------------------------------------------------------------- the timer
+
+    def _arm(self, earliest: float = 0.0) -> None:
+        deadline = self.machine.poll_timeout()
+        timer = self._timer
+        if deadline is None or self._closed:
+            if timer is not None:
+                timer.cancel()
+                self._timer = None
+            return
+        if timer is not None:
+            if self._armed <= deadline:
+                # It may come too early then, which costs less than to cancel it now.
+                return
+            timer.cancel()
+        self._armed = deadline if deadline > earliest else earliest
+        self._timer = self.loop.call_at(self._armed, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        deadline = self.machine.poll_timeout()
+        if deadline is None or self._closed:
+            return
+        if deadline > now:
+            self._arm(now + EARLY)
+            return
+        self._tune()
+        try:
+            self.machine.handle_timeout(now)
+        finally:
+            self.pump()
+
+    # ------------------------------------------------------------------------------------------------------ the outputs
+
+    def _transmit(self, output: Transmit) -> None:
+        link, peer, data = output
+        transport = self.links.get(link)
+        if transport is None:
+            return
+        try:
+            transport.sendto(data, peer)
+        except Exception as exc:
+            self._reports.append(SendFailed(link, peer, reason_of(exc)))
+
+    def _open_udp(self, output: OpenUdp) -> None:
+        link = output.link
+        try:
+            protocol = self._protocol_factory(link)
+            opening = self.host.open_udp(protocol, output.host)
+        except Exception as exc:
+            self._open_failed(link, _bind_reason(exc), exc)
+            return
+        if isinstance(opening, asyncio.DatagramTransport):
+            self._opened(link, opening, protocol)
+        else:
+            self._await_link(link, opening, protocol, _bind_reason)
+
+    def _open_stream(self, output: OpenStream) -> None:
+        link = output.link
+        try:
+            protocol = self._protocol_factory(link)
+            opening = self.host.open_stream(_Watched(self, link, protocol), output.peer, output.server_name)
+        except Exception as exc:
+            self._open_failed(link, reason_of(exc), exc)
+            return
+        self._await_link(link, opening, protocol, reason_of)
+
+    def _open_relay(self, output: OpenRelay) -> None:
+        link = output.link
+        try:
+            protocol = self._protocol_factory(link)
+            transport = RelayTransport(self, link, output.relayed, output.mapped, protocol)
+            protocol.connection_made(transport)
+        except Exception as exc:
+            self._open_failed(link, Reason.OTHER, exc)
+            return
+        self._opened(link, transport, protocol)
+
+    def _await_link(
+        self,
+        link: int,
+        opening: Coroutine[Any, Any, asyncio.DatagramTransport],
+        protocol: asyncio.DatagramProtocol,
+        reason: Callable[[BaseException], Reason],
+    ) -> None:
+        def done(task: asyncio.Task[asyncio.DatagramTransport]) -> None:
+            self._tasks.discard(task)
+            wanted = self._opening.pop(link, None) is not None
+            if task.cancelled():
+                return
+            exc = task.exception()
+            if not wanted:
+                if exc is None:
+                    # The machine closed the link while its opening was at its last step.
+                    task.result().abort()
+            elif exc is not None:
+                self._open_failed(link, reason(exc), exc)
+                self.pump()
+            elif task.result().is_closing():
+                self.report(OpenFailed(link, Reason.CLOSED, "closed as soon as it was open"))
+            else:
+                self._opened(link, task.result(), protocol)
+                self.pump()
+
+        self._opening[link] = self._start(opening, done)
+
+    def _start(self, work: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], object]) -> asyncio.Task[T]:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(done)
+        return task
+
+    def _open_failed(self, link: int, reason: Reason, exc: BaseException) -> None:
+        if not isinstance(exc, OSError):
+            self._complain("a link could not be opened", exc)
+        self._reports.append(OpenFailed(link, reason, str(exc)))
+
+    def _opened(self, link: int, transport: asyncio.DatagramTransport, protocol: asyncio.DatagramProtocol) -> None:
+        self.links[link] = transport
+        self.protocols[link] = protocol
+        self._reports.append(Opened(link, transport.get_extra_info("sockname")[:2]))
+
+    def _close_link(self, output: Close) -> None:
+        link = output.link
+        transport = self.links.pop(link, None)
+        self.protocols.pop(link, None)
+        if transport is not None:
+            transport.close()
+            return
+        task = self._opening.pop(link, None)
+        if task is not None:
+            task.cancel()
+
+    def _resolve(self, output: Resolve) -> None:
+        self._start(self._look_up(output), self._tasks.discard)
+
+    async def _look_up(self, output: Resolve) -> None:
+        addresses: tuple[str, ...] = ()
+        try:
+            addresses = await self.host.resolve(output.name)
+        except Exception as exc:
+            self._complain("a look-up failed", exc)
+        if not self._closed:
+            self.report(Resolved(output.query, addresses))
+
+    def _emit(self, output: Output) -> None:
+        try:
+            self._on_output(output)
+        except Exception as exc:
+            self._complain("exception in a receiver of outputs", exc)
+
+    def _emit_last(self, output: Output) -> None:
+        self._last.append(output)
+
+    def _complain(self, message: str, exc: BaseException) -> None:
+        self.loop.call_exception_handler({"message": f"aioice: {message}", "exception": exc})
+
+
+_HANDLERS: dict[type, Callable[[Driver, Any], None]] = {
+    Transmit: Driver._transmit,
+    OpenUdp: Driver._open_udp,
+    OpenStream: Driver._open_stream,
+    OpenRelay: Driver._open_relay,
+    Close: Driver._close_link,
+    Resolve: Driver._resolve,
+    Accept: Driver._emit,
+    Revoke: Driver._emit,
+    Route: Driver._emit,
+    Unroute: Driver._emit,
+    Deliver: Driver._emit,
+    Notify: Driver._emit_last,
+    Done: Driver._emit_last,
+}
+
+
+def _bind_reason(exc: BaseException) -> Reason:
+    reason = reason_of(exc)
+    return reason if reason is Reason.OTHER and not isinstance(exc, OSError) else Reason.BIND
+
+
+class _Watched(asyncio.DatagramProtocol):
+    """Stands before a stream's protocol so that the driver learns of the stream's end."""
+
+    def __init__(self, driver: Driver, link: int, protocol: asyncio.DatagramProtocol) -> None:
+        self._driver = driver
+        self._link = link
+        self._protocol = protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._protocol.connection_made(cast("asyncio.DatagramTransport", transport))
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self._protocol.datagram_received(data, addr)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        try:
+            self._protocol.connection_lost(exc)
+        finally:
+            self._driver.lost(self._link, exc)
+
+
+class RelayTransport(asyncio.DatagramTransport):
+    """A relayed address as a transport: what is sent on it leaves through the machine that owns the allocation."""
+
+    __slots__ = ("_driver", "_link", "_relayed", "_mapped", "_protocol", "_closing", "__weakref__")
+
+    def __init__(
+        self, driver: Driver, link: int, relayed: Address, mapped: Address, protocol: asyncio.DatagramProtocol
+    ) -> None:
+        super().__init__()
+        self._driver = driver
+        self._link = link
+        self._relayed = relayed
+        self._mapped = mapped
+        self._protocol = protocol
+        self._closing = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "sockname":
+            return self._relayed
+        if name == "related_address":
+            return self._mapped
+        return default
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
+        send = self._driver.relay_send
+        if send is not None and not self._closing:
+            self._driver.do(send, self._link, addr, bytes(data))
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._driver.loop.call_soon(self._protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()

@@ -1,0 +1,164 @@
+"""TCP and TLS links to STUN and TURN servers: whole frames in and out, with the face of a datagram transport."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any, cast
+
+from aioice.core.demux import StreamFramer, pad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioice.core.machine import Address
+
+#: Bytes that may wait for a peer that does not read; what comes on top is dropped, whole frames only.
+WRITE_BUFFER = 1 << 20
+
+#: Seconds for the TLS handshake.
+HANDSHAKE_TIMEOUT = 10.0
+
+#: Seconds in which a closed link may still send what it accepted.
+LINGER = 2.0
+
+
+async def open_stream(
+    loop: asyncio.AbstractEventLoop,
+    protocol: asyncio.DatagramProtocol,
+    peer: Address,
+    context: ssl.SSLContext | None = None,
+    server_name: str | None = None,
+) -> StreamTransport:
+    """Connect to ``peer``; ``protocol`` gets whole frames as datagrams from it.
+
+    Raises :exc:`OSError`; as :exc:`ssl.SSLError` whatever goes wrong in a TLS handshake.
+    """
+    host, port = peer
+    if context is None:
+        _, stream = await loop.create_connection(lambda: _Stream(loop, protocol, peer), host, port)
+        return stream.link
+    try:
+        _, stream = await loop.create_connection(
+            lambda: _Stream(loop, protocol, peer),
+            host,
+            port,
+            ssl=context,
+            server_hostname=server_name,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+            ssl_shutdown_timeout=LINGER,
+        )
+    except ConnectionRefusedError:
+        raise
+    except ConnectionError as exc:
+        # asyncio's word for a peer that hangs up, or says nothing, while it should shake hands.
+        raise ssl.SSLError(f"TLS handshake: {exc or type(exc).__name__}") from exc
+    return stream.link
+
+
+class StreamTransport(asyncio.DatagramTransport):
+    """Made by :func:`open_stream`."""
+
+    __slots__ = ("_loop", "_stream", "_protocol", "_closing", "_linger", "dropped", "__weakref__")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stream: asyncio.Transport,
+        protocol: asyncio.DatagramProtocol,
+    ) -> None:
+        super().__init__()
+        self._loop = loop
+        self._stream = stream
+        self._protocol = protocol
+        self._closing = False
+        self._linger: asyncio.TimerHandle | None = None
+        #: Frames that were not sent because the peer did not read.
+        self.dropped = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._stream.get_extra_info(name, default)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def get_write_buffer_size(self) -> int:
+        return self._stream.get_write_buffer_size()
+
+    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
+        """Send one frame to the peer (``addr`` is of no interest: there is one peer)."""
+        if self._closing:
+            return
+        if self._stream.get_write_buffer_size() + len(data) > WRITE_BUFFER:
+            self.dropped += 1
+            return
+        self._stream.write(pad(bytes(data)))
+
+    def close(self) -> None:
+        """Close after what was accepted has been sent, within a bounded time."""
+        if self._closing:
+            return
+        self._closing = True
+        self._linger = self._loop.call_later(LINGER, self._stream.abort)
+        self._stream.close()
+
+    def abort(self) -> None:
+        """Close now."""
+        self._closing = True
+        self._stream.abort()
+
+    def _lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._protocol.connection_lost(exc)
+
+
+class _Stream(asyncio.Protocol):
+    """What asyncio calls: cuts the stream into frames."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, peer: Address) -> None:
+        self._loop = loop
+        self._protocol = protocol
+        self._peer = peer
+        self._framer = StreamFramer()
+        self._fault: Exception | None = None
+        self.link: StreamTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not all loops derive theirs from asyncio's classes.
+        self.link = StreamTransport(self._loop, cast("asyncio.Transport", transport), self._protocol)
+        self._contained(self._protocol.connection_made, self.link)
+
+    def data_received(self, data: bytes) -> None:
+        if self._fault is not None:
+            return
+        try:
+            frames = self._framer.feed(data)
+        except ValueError as exc:
+            self._fault = exc
+            self.link.abort()
+            return
+        for frame in frames:
+            if self.link.is_closing():
+                return
+            self._contained(self._protocol.datagram_received, frame, self._peer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._contained(self.link._lost, self._fault or exc)
+
+    def _contained(self, callback: Callable[..., object], *args: object) -> None:
+        try:
+            callback(*args)
+        except Exception as exc:
+            self._loop.call_exception_handler(
+                {
+                    "message": "aioice: exception in a stream link's callback",
+                    "exception": exc,
+                    "protocol": self._protocol,
+                }
+            )

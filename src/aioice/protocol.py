@@ -1,0 +1,132 @@
+"""StunProtocol: what sits on each datagram transport of a connection and tells checks from data."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any, cast
+
+from . import stun
+from .core.demux import is_stun
+
+if TYPE_CHECKING:
+    from .candidate import Candidate
+    from .core.machine import Address
+    from .ice import Connection
+
+protocol_id = itertools.count()
+
+
+class StunProtocol(asyncio.DatagramProtocol):
+    """The protocol of one local base: our socket, a relay's transport, or an endpoint that the application opened.
+
+    Programs that open their own endpoint set :attr:`local_candidate` and append the protocol to ``connection._protocols``. It also works
+    as a plain STUN client: see :meth:`request`.
+    """
+
+    #: The host or relayed candidate that stands for the transport.
+    local_candidate: Candidate
+    transport: asyncio.DatagramTransport
+
+    __slots__ = ("local_candidate", "transport", "id", "receiver", "transactions", "link", "accepted", "_closed", "__dict__")
+
+    def __init__(self, receiver: Connection) -> None:
+        self.id = next(protocol_id)
+        self.receiver = receiver
+        self.transactions: dict[bytes, stun.Transaction] = {}
+        #: The number by which the connection's agent knows the transport.
+        self.link: int | None = None
+        #: Components by the addresses that may send them data.
+        self.accepted: dict[Address, int] = {}
+        self._closed: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        data = cast("bytes", data)
+        peer = addr if len(addr) == 2 else addr[:2]
+        if is_stun(data):
+            self._stun_received(data, peer)
+            return
+        component = self.accepted.get(peer)
+        if component is None:
+            self.receiver._data_dropped()
+        else:
+            self.receiver.data_received(data, component)
+
+    def _stun_received(self, data: bytes, peer: Address) -> None:
+        transaction = self.transactions.get(data[8:20]) if self.transactions else None
+        if transaction is not None:
+            try:
+                transaction.response_received(stun.parse_message(data), peer)
+            except ValueError:
+                return
+        elif self.link is not None:
+            self.receiver._stun_received(self.link, peer, data)
+
+    def peer_unreachable(self, peer: Address, exc: OSError) -> None:
+        if self.link is not None:
+            self.receiver._peer_unreachable(self.link, peer, exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+        if self.link is not None:
+            self.receiver._link_lost(self.link, exc)
+
+    async def close(self) -> None:
+        """Close the transport and wait until it is closed."""
+        if self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+            self.transport.close()
+        await asyncio.shield(self._closed)
+
+    async def request(
+        self,
+        request: stun.Message,
+        addr: Address,
+        integrity_key: bytes | None = None,
+        retransmissions: int | None = None,
+    ) -> tuple[stun.Message, Address]:
+        """Ask a STUN server; returns its answer and the address it came from.
+
+        Raises :class:`~aioice.stun.TransactionFailed` for an error answer and :class:`~aioice.stun.TransactionTimeout` for none (RFC 8489
+        §6.2.1). With ``integrity_key`` the request is signed and only a signed answer counts (§9.1.4).
+        """
+        if integrity_key is not None:
+            request.add_message_integrity(integrity_key)
+        transaction = stun.Transaction(request, addr, self, retransmissions=retransmissions, integrity_key=integrity_key)
+        self.transactions[request.transaction_id] = transaction
+        try:
+            return await transaction.run()
+        finally:
+            del self.transactions[request.transaction_id]
+
+    async def send_data(self, data: bytes, addr: Address) -> None:
+        self.transport.sendto(data, addr)
+
+    def send_stun(self, message: stun.Message, addr: Address) -> None:
+        self.transport.sendto(bytes(message), addr)
+
+    def __repr__(self) -> str:
+        return f"protocol({self.id})"
+
+
+class ServerProtocol(asyncio.DatagramProtocol):
+    """On a TURN server's link everything is the machine's."""
+
+    __slots__ = ("_connection", "_link")
+
+    def __init__(self, connection: Connection, link: int) -> None:
+        self._connection = connection
+        self._link = link
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        self._connection._stun_received(self._link, addr[:2], cast("bytes", data))
+
+    def peer_unreachable(self, peer: Address, exc: OSError) -> None:
+        self._connection._peer_unreachable(self._link, peer, exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection._link_lost(self._link, exc)

@@ -1,0 +1,39 @@
+"""Runs aiortc's own tests of ICE, DTLS, SCTP and peer connections on this package.
+
+They come from the newest source distribution of aiortc; aiortc itself is installed as its users install it, with this
+package in place of the aioice on the registry. Every test must pass.
+
+    python tests/compat/run_aiortc.py [pytest's arguments]
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from suite import Environment, download
+
+TESTS = (
+    "test_rtcicetransport.py",
+    "test_rtcpeerconnection.py",
+    "test_rtcsctptransport.py",
+    "test_rtcdtlstransport.py",
+    "test_ortc.py",
+)
+
+
+def main(arguments: list[str]) -> int:
+    sdist = download("aiortc")
+    name, version = sdist.name.rsplit("-", 1)
+    environment = Environment("aiortc")
+    environment.install([f"{name}=={version}", "pytest>=8", "pytest-timeout"])
+    print(f"{name} {version}", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copytree(sdist / "tests", Path(directory, "tests"))
+        return environment.run_pytest(Path(directory), [*(f"tests/{test}" for test in TESTS), *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,26 @@
+"""Runs tests that are coroutine functions, each in its own event loop and for a minute at most."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+
+#: No test needs nearly as long: a hanging one fails with a traceback that shows where it waits.
+TIME_LIMIT = 60
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(_limited(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+async def _limited(test: Any, arguments: dict[str, Any]) -> None:
+    async with asyncio.timeout(TIME_LIMIT):
+        await test(**arguments)

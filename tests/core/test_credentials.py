@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aioice.core.credentials import (
+    MAX_ATTEMPTS,
+    MD5,
+    SHA256,
+    LongTermCredentials,
+    Signature,
+    make_integrity_key,
+    make_userhash,
+    security_features,
+)
+from aioice.core.message import Class, Message, Method, parse_message
+
+TRANSACTION = b"transaction!"
+BOTH = [(SHA256, b""), (MD5, b"")]
+#: Nonces of servers with security features (RFC 8489 §18.1): password algorithms, user name anonymity.
+ALGORITHMS_NONCE = b"obMatJos2gAAAnonce"
+ANONYMITY_NONCE = b"obMatJos2QAAAnonce"
+
+
+def request() -> Message:
+    return Message(Method.ALLOCATE, Class.REQUEST, TRANSACTION, {"LIFETIME": 600})
+
+
+def error(code: int, **attributes: Any) -> Message:
+    fields = {"ERROR-CODE": (code, "no")} | {name.replace("_", "-"): value for name, value in attributes.items()}
+    return Message(Method.ALLOCATE, Class.ERROR, TRANSACTION, fields)
+
+
+def success() -> Message:
+    return Message(Method.ALLOCATE, Class.RESPONSE, TRANSACTION, {"LIFETIME": 600})
+
+
+def signed(credentials: LongTermCredentials, after: Signature | None = None) -> tuple[Message, Signature]:
+    message = request()
+    signature = credentials.sign(message, after)
+    assert signature is not None
+    return parse_message(bytes(message)), signature
+
+
+def challenged(**attributes: Any) -> LongTermCredentials:
+    credentials = LongTermCredentials("user", "pass")
+    fields = {"REALM": "realm", "NONCE": b"one"} | attributes
+    assert credentials.challenge(error(401, **fields), None)
+    return credentials
+
+
+class TestKeys:
+    def test_key_of_the_rfc(self) -> None:
+        # RFC 8489 §9.2.2
+        assert make_integrity_key("user", "realm", "pass").hex() == "8493fbc53ba582fb4c044c456bdc40eb"
+
+    def test_sha256_key(self) -> None:
+        assert len(make_integrity_key("user", "realm", "pass", SHA256)) == 32
+
+    def test_userhash_of_the_rfc(self) -> None:
+        # RFC 8489 appendix B.1
+        expected = "4a3cf38fef6992bda952c6780417da0f24819415569e60b205c46e41407f1704"
+        assert make_userhash("マトリックス", "example.org").hex() == expected
+
+    @pytest.mark.parametrize(
+        ("nonce", "features"),
+        [
+            (b"", 0),
+            (b"plain", 0),
+            (b"obMatJos2", 0),
+            (b"obMatJos2gAA", 0),
+            (b"obMatJos2????x", 0),
+            (b"obMatJos2AAACf//499k954d6OL34oL9FSTvy64sA", 2),
+            (ALGORITHMS_NONCE, 0x800000),
+            (ANONYMITY_NONCE, 0x400000),
+        ],
+    )
+    def test_security_features(self, nonce: bytes, features: int) -> None:
+        assert security_features(nonce) == features
+
+
+class TestSigning:
+    def test_first_request_goes_unsigned(self) -> None:
+        message = request()
+        assert LongTermCredentials("user", "pass").sign(message) is None
+        assert set(message.attributes) == {"LIFETIME"}
+
+    def test_signs_what_the_server_asked_for(self) -> None:
+        message, signature = signed(challenged())
+        assert message.attributes["USERNAME"] == "user"
+        assert message.attributes["REALM"] == "realm"
+        assert message.attributes["NONCE"] == b"one"
+        assert message.check_message_integrity(make_integrity_key("user", "realm", "pass"))
+        assert signature.attempt == 0
+
+    def test_other_credentials(self) -> None:
+        credentials = challenged()
+        credentials.update("other", "word")
+        message, _ = signed(credentials)
+        assert message.attributes["USERNAME"] == "other"
+        assert message.check_message_integrity(make_integrity_key("other", "realm", "word"))
+
+    def test_anonymous_user(self) -> None:
+        message, _ = signed(challenged(NONCE=ANONYMITY_NONCE))
+        assert "USERNAME" not in message.attributes
+        assert message.attributes["USERHASH"] == make_userhash("user", "realm")
+
+    @pytest.mark.parametrize(
+        ("offered", "chosen"), [(BOTH, SHA256), (BOTH[::-1], MD5), ([(77, b"odd"), (SHA256, b"")], SHA256)]
+    )
+    def test_password_algorithms(self, offered: list[tuple[int, bytes]], chosen: int) -> None:
+        credentials = challenged(NONCE=ALGORITHMS_NONCE, PASSWORD_ALGORITHMS=offered)
+        message, signature = signed(credentials)
+        assert [tuple(entry) for entry in message.attributes["PASSWORD-ALGORITHMS"]] == offered
+        assert tuple(message.attributes["PASSWORD-ALGORITHM"]) == (chosen, b"")
+        assert "MESSAGE-INTEGRITY" not in message.attributes
+        key = make_integrity_key("user", "realm", "pass", chosen)
+        assert message.check_message_integrity_sha256(key)
+        response = success()
+        response.add_message_integrity_sha256(key)
+        assert credentials.verify(parse_message(bytes(response)), signature)
+        weak = success()
+        weak.add_message_integrity(key)
+        assert not credentials.verify(parse_message(bytes(weak)), signature)
+
+
+class TestChallenge:
+    def test_no_credentials(self) -> None:
+        for credentials in (LongTermCredentials(None, None), LongTermCredentials("user", None)):
+            assert not credentials.challenge(error(401, REALM="realm", NONCE=b"one"), None)
+            assert credentials.sign(request()) is None
+
+    def test_challenge_without_realm_or_nonce(self) -> None:
+        credentials = LongTermCredentials("user", "pass")
+        assert not credentials.challenge(error(401, NONCE=b"one"), None)
+        assert not credentials.challenge(error(401, REALM="realm"), None)
+
+    def test_wrong_password(self) -> None:
+        # RFC 8489 §9.2.5: no second attempt with the same user, realm and password.
+        credentials = challenged()
+        _, signature = signed(credentials)
+        assert not credentials.challenge(error(401, REALM="realm", NONCE=b"two"), signature)
+
+    def test_another_realm(self) -> None:
+        credentials = challenged()
+        _, signature = signed(credentials)
+        assert credentials.challenge(error(401, REALM="elsewhere", NONCE=b"two"), signature)
+        message, _ = signed(credentials, signature)
+        assert message.check_message_integrity(make_integrity_key("user", "elsewhere", "pass"))
+
+    def test_new_credentials_while_the_old_ones_are_refused(self) -> None:
+        # F43
+        credentials = challenged()
+        _, signature = signed(credentials)
+        credentials.update("user", "newer")
+        assert credentials.challenge(error(401, REALM="realm", NONCE=b"two"), signature)
+
+    def test_stale_nonce_again_and_again(self) -> None:
+        # F34: any number of times, but bounded for a request that gets nowhere.
+        credentials = challenged()
+        signature = None
+        for attempt in range(1, MAX_ATTEMPTS):
+            message, signature = signed(credentials, signature)
+            assert credentials.challenge(error(438, NONCE=b"nonce%d" % attempt), signature)
+        message, signature = signed(credentials, signature)
+        assert message.attributes["NONCE"] == b"nonce%d" % (MAX_ATTEMPTS - 1)
+        assert not credentials.challenge(error(438, NONCE=b"last"), signature)
+        # The next request begins anew, with what was learnt.
+        message, signature = signed(credentials)
+        assert message.attributes["NONCE"] == b"last"
+        assert credentials.challenge(error(438, NONCE=b"more"), signature)
+
+    def test_unknown_algorithms(self) -> None:
+        credentials = LongTermCredentials("user", "pass")
+        refusal = error(401, REALM="realm", NONCE=ALGORITHMS_NONCE, PASSWORD_ALGORITHMS=[(77, b"")])
+        assert not credentials.challenge(refusal, None)
+
+    def test_bid_down_by_removal(self) -> None:
+        # RFC 8489 §9.2.5: the nonce says that there were algorithms.
+        credentials = LongTermCredentials("user", "pass")
+        assert not credentials.challenge(error(401, REALM="realm", NONCE=ALGORITHMS_NONCE), None)
+
+    def test_no_way_back_to_sha1(self) -> None:
+        credentials = challenged(NONCE=ALGORITHMS_NONCE, PASSWORD_ALGORITHMS=BOTH)
+        _, signature = signed(credentials)
+        assert credentials.challenge(error(438, NONCE=b"plain"), signature)
+        message, _ = signed(credentials, signature)
+        assert message.check_message_integrity_sha256(make_integrity_key("user", "realm", "pass", SHA256))
+
+
+class TestVerification:
+    def test_anything_answers_an_unsigned_request(self) -> None:
+        assert LongTermCredentials("user", "pass").verify(success(), None)
+
+    def test_the_answer_to_a_signed_request_is_signed(self) -> None:
+        credentials = challenged()
+        _, signature = signed(credentials)
+        assert not credentials.verify(parse_message(bytes(success())), signature)
+        response = success()
+        response.add_message_integrity(make_integrity_key("user", "realm", "pass"))
+        assert credentials.verify(parse_message(bytes(response)), signature)
+        forged = success()
+        forged.add_message_integrity(b"guess")
+        assert not credentials.verify(parse_message(bytes(forged)), signature)
+
+    @pytest.mark.parametrize(("code", "believed"), [(401, True), (438, True), (400, False), (437, False)])
+    def test_unsigned_errors(self, code: int, believed: bool) -> None:
+        credentials = challenged()
+        _, signature = signed(credentials)
+        assert credentials.verify(error(code), signature) is believed
+
+    def test_the_key_is_that_of_the_request(self) -> None:
+        credentials = challenged()
+        _, signature = signed(credentials)
+        credentials.update("other", "word")
+        response = success()
+        response.add_message_integrity(make_integrity_key("user", "realm", "pass"))
+        assert credentials.verify(parse_message(bytes(response)), signature)
