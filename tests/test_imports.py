@@ -25,6 +25,7 @@ CORE_RANKS = {
     "machine": 0,
     "events": 0,
     "stats": 0,
+    "attributes": 1,
     "message": 1,
     "candidate": 1,
     "demux": 1,

@@ -19,10 +19,8 @@ from aioice.core.machine import (
 )
 from aioice.net.driver import Driver
 from aioice.net.host import AsyncioHost
-from tests.net.support import NoReaders, Recorder, closed_port, turns, until
-
-Run = Callable[..., None]
 from tests.net.bench import Bench
+from tests.net.support import NoReaders, Recorder, closed_port, turns, until
 
 Run = Callable[..., None]
 

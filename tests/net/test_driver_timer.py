@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from aioice.net.driver import Driver
-from tests.net.support import Recorder, until
-
-Run = Callable[..., None]
 from tests.net.bench import Bench, Desk, Script
+from tests.net.support import Recorder, until
 
 Run = Callable[..., None]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .allocation import PeerRefused
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import UNANSWERED, Base, CheckList, Pair, PairState
-from .connectivity import Checker, ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, RoleChanged, Valid
+from .connectivity import Checker, ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, PeerChecks, RoleChanged, Valid
 from .consent import Consent
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, ConsentExpired, LocalCandidate, SelectedPair, StateChanged
@@ -244,6 +244,7 @@ class Agent:
             # RFC 8445 §6.1.1: the full agent controls.
             self._checker.set_role(True)
         generation.set_remote_credentials(remote_username, remote_password)
+        generation.remote_is_lite = remote_is_lite
         generation.checking = True
         patience = self._config.patience
         generation.patience_ends = now + (self._tunables.transaction_timeout if patience is None else patience)
@@ -423,7 +424,7 @@ class Agent:
             self._accepted.add((link, peer))
             self._outputs.append(Accept(link, peer, component))
 
-    def _role_changed(self, now: float, changed: RoleChanged) -> None:
+    def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
         self._go_on(now)
 
     def _valid(self, now: float, valid: Valid) -> None:
@@ -463,7 +464,7 @@ class Agent:
         for other in [p for p in others if p.state in (PairState.WAITING, PairState.FROZEN)]:
             generation.checks.remove(other)
         self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
-        if generation is self._generation and generation.selection.complete(generation.components):
+        if generation is self._generation and generation.complete:
             self._previous = None
             self._checker.generations = [generation]
         self._go_on(now)
@@ -544,8 +545,8 @@ class Agent:
         if self.controlling:
             for pair in generation.selection.to_nominate(now, generation.checks, generation.components):
                 self._checker.nominate(now, generation, pair)
-        if generation.selection.connected(generation.components):
-            complete = generation.selection.complete(generation.components)
+        if generation.connected:
+            complete = generation.complete
             if self._doubted:
                 self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")
             elif complete or self._state is not ConnectionState.COMPLETED:
@@ -626,7 +627,8 @@ class Agent:
         Transmit: _transmit,
         PeerRefused: _peer_refused,
         Heard: _heard,
-        RoleChanged: _role_changed,
+        RoleChanged: _progressed,
+        PeerChecks: _progressed,
         Valid: _valid,
         Nominated: _nominated,
         Dead: _dead,

@@ -50,6 +50,12 @@ class Heard(NamedTuple):
     peer: Address
 
 
+class PeerChecks(NamedTuple):
+    """The first check of the peer for a component of this generation."""
+
+    generation: Generation
+
+
 class Valid(NamedTuple):
     """A check of the pair succeeded; the peer saw it come from ``mapped``."""
 
@@ -395,6 +401,9 @@ class Checker:
             return
         if wants:
             pair.use_candidate = True
+        if pair.component not in generation.heard:
+            generation.heard.add(pair.component)
+            self._outputs.append(PeerChecks(generation))
         if pair.state is not PairState.SUCCEEDED:
             self._check_at_once(now, generation, pair)
         elif wants:

@@ -43,6 +43,10 @@ class Generation:
         #: Names of remote candidates that are being looked up, by query.
         self.resolving: dict[int, Candidate] = {}
         self.early: deque[EarlyCheck] = deque(maxlen=MAX_EARLY_CHECKS)
+        #: Components for which the peer has sent a check: it has our credentials and runs checks of its own.
+        self.heard: set[int] = set()
+        #: The peer is an ICE-lite agent, which sends none.
+        self.remote_is_lite = False
         #: ``connect`` was called: checks run.
         self.checking = False
         #: Failure is not declared before (RFC 8863 §4).
@@ -79,6 +83,22 @@ class Generation:
         for pair in [pair for pair in self.checks.pairs if pair.remote is old]:
             pair.remote = new
             self.checks.remote_changed(pair)
+
+    @property
+    def connected(self) -> bool:
+        """Every component has a valid pair, and the peer is there to use it: agents answer checks before they know whom they talk to."""
+        pairs = self.selection.pairs
+        return all(
+            (pair := pairs.get(component)) is not None
+            and (pair.nominated or component in self.heard or self.remote_is_lite)
+            for component in self.components
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Every component has a nominated pair."""
+        pairs = self.selection.pairs
+        return all((pair := pairs.get(component)) is not None and pair.nominated for component in self.components)
 
     def prune_components(self) -> None:
         """After the end mark: what the peer has no candidate for, it does not use, unless it has none at all (RFC 8863 §4)."""

@@ -61,12 +61,6 @@ class Selection:
             return True
         return False
 
-    def complete(self, components: Iterable[int]) -> bool:
-        return all((pair := self.pairs.get(component)) is not None and pair.nominated for component in components)
-
-    def connected(self, components: Iterable[int]) -> bool:
-        return all(component in self.pairs for component in components)
-
     # ------------------------------------------------------------------------------------- the controlling side's choice
 
     def to_nominate(self, now: float, checks: CheckList, components: Iterable[int]) -> list[Pair]:
