@@ -69,7 +69,8 @@ CONSENT_INTERVAL = 5
 #: Consent expires after this many intervals without an answer.
 CONSENT_FAILURES = 6
 
-#: Bytes of received datagrams (each counted with 128 more) that wait for ``recv``; beyond them datagrams are dropped and counted.
+#: Bytes of received datagrams (each counted with 128 more) that wait for ``recv``; beyond them datagrams are dropped
+#: and counted.
 RECEIVE_BUFFER = 4 * 1024 * 1024
 #: Events that wait for a slow reader of ``events``; beyond them the oldest is dropped.
 MAX_EVENTS = 1024
@@ -169,9 +170,11 @@ class Connection:
     :param ta: Seconds between two ordinary checks (RFC 8445 §14.2).
     :param remote_ta: The peer's ``ice-pacing`` in seconds, where it was signalled; the higher of the two counts.
     :param max_pairs: The most candidate pairs that are checked (RFC 8445 §6.1.2.5).
-    :param nomination_patience: Seconds that a better pair is waited for once a direct one is valid; at least three round trips.
+    :param nomination_patience: Seconds that a better pair is waited for once a direct one is valid; at least three
+        round trips.
     :param relay_patience: The same while only a relayed pair is valid.
-    :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a transaction if `None`.
+    :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a
+        transaction if `None`.
     :param ssl_context: For TURN over TLS, in place of the system's trust.
     :raises ValueError: for credentials or numbers that cannot be used.
     """
@@ -242,9 +245,7 @@ class Connection:
             relay_patience=relay_patience,
             patience=patience,
         )
-        self._agent = Agent(
-            self._config, os.urandom, self._local_username, self._local_password, _tunables()
-        )
+        self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
         self._driver: Driver | None = None
         #: The pair in use of each component; there from the first valid pair on, replaced by the nominated one.
         self._nominated: dict[int, CandidatePair] = {}
@@ -262,7 +263,7 @@ class Connection:
         self._event_waiters: set[asyncio.Future[ConnectionEvent]] = set()
         self._event_queues: list[_EventQueue] = []
 
-    # -------------------------------------------------------------------------------------------------------- attributes
+    # ------------------------------------------------------------------------------------------------------- attributes
 
     @property
     def state(self) -> ConnectionState:
@@ -311,12 +312,13 @@ class Connection:
             drops["receive queue full"] = self._queue.dropped
         return drops
 
-    # ---------------------------------------------------------------------------------------------------------- gathering
+    # -------------------------------------------------------------------------------------------------------- gathering
 
     async def gather_candidates(self) -> None:
         """Gather local candidates; they are in :attr:`local_candidates`, and told as events when they are found.
 
-        Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds it for about a second;
+        Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
+        it for about a second;
         what is found later still becomes a candidate. A second call waits for the first.
 
         :raises ConnectionError: when the connection is closed.
@@ -367,18 +369,20 @@ class Connection:
                 driver.adopt(protocol.link, protocol.transport, protocol)
 
     def get_default_candidate(self, component: int) -> Candidate | None:
-        """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one if there is
+        """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one
+        if there is
         one (RFC 8839 §4.2.1.2), or None.
         """
         candidates = [candidate for candidate in self._local_candidates if candidate.component == component]
         return min(candidates, key=lambda candidate: candidate.priority, default=None)
 
-    # -------------------------------------------------------------------------------------------------- remote candidates
+    # ------------------------------------------------------------------------------------------------ remote candidates
 
     async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
         """Add a remote candidate, or None for the end of them (RFC 8838 §14); never waits for the network.
 
-        More may be added while :meth:`connect` runs, which fails only after the end. The candidate is copied. One that cannot be used is
+        More may be added while :meth:`connect` runs, which fails only after the end. The candidate is copied. One that
+        cannot be used is
         ignored, with a line in the log; so are candidates after :meth:`close`.
 
         :raises ValueError: after the end of candidates.
@@ -403,15 +407,17 @@ class Connection:
             return
         self._do(self._agent.add_remote_candidate, candidate)
 
-    # ------------------------------------------------------------------------------------------------------------ session
+    # ---------------------------------------------------------------------------------------------------------- session
 
     async def connect(self) -> None:
         """Check pairs of candidates until every component has one that may carry data (RFC 8445 §12.1).
 
-        Returns before the nomination, which goes on and may still replace the pair. Failure is declared after the end of the remote
+        Returns before the nomination, which goes on and may still replace the pair. Failure is declared after the end
+        of the remote
         candidates, and not before a transaction's time-out has passed (RFC 8863 §4).
 
-        :raises ConnectionError: when gathering has not been started, credentials are missing, no pair works or the connection is closed.
+        :raises ConnectionError: when gathering has not been started, credentials are missing, no pair works or the
+            connection is closed.
         """
         if self._closed:
             raise ConnectionError("Cannot connect, the connection is closed")
@@ -437,7 +443,8 @@ class Connection:
     def restart(self, local_username: str | None = None, local_password: str | None = None) -> None:
         """Start a new generation (RFC 8445 §9).
 
-        The local credentials are new, random ones if not given. Signal them, set the peer's new ones, add its candidates and their end anew,
+        The local credentials are new, random ones if not given. Signal them, set the peer's new ones, add its
+        candidates and their end anew,
         and call :meth:`connect` again. The old pair carries data until a pair of the new generation is selected.
 
         :raises ConnectionError: when the connection is closed.
@@ -467,7 +474,12 @@ class Connection:
             None,
         )
         remote = next(
-            (c for c in self._agent.remote_candidates if c.component == component and c.foundation == remote_foundation), None
+            (
+                c
+                for c in self._agent.remote_candidates
+                if c.component == component and c.foundation == remote_foundation
+            ),
+            None,
         )
         if protocol is None or remote is None:
             side = "local" if protocol is None else "remote"
@@ -491,7 +503,7 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # --------------------------------------------------------------------------------------------------------------- data
+    # ------------------------------------------------------------------------------------------------------------- data
 
     async def recv(self) -> bytes:
         """The next datagram, of whatever component.
@@ -532,7 +544,7 @@ class Connection:
     def _why_not(self) -> str:
         return f": {self._failure}" if self._failure else ""
 
-    # ------------------------------------------------------------------------------------------------------------- events
+    # ----------------------------------------------------------------------------------------------------------- events
 
     async def get_event(self) -> ConnectionEvent | None:
         """Wait for :class:`ConnectionClosed`; None once that was told. See :meth:`events` for all that happens."""
@@ -553,7 +565,8 @@ class Connection:
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """All events from now on, in order, the last being :class:`ConnectionClosed`.
 
-        :class:`LocalCandidate` as candidates are found, :class:`StateChanged`, :class:`SelectedPair`, :class:`ConsentExpired`. A reader
+        :class:`LocalCandidate` as candidates are found, :class:`StateChanged`, :class:`SelectedPair`,
+        :class:`ConsentExpired`. A reader
         that is more than 1024 behind loses the oldest.
         """
         queue = _EventQueue()
@@ -563,7 +576,7 @@ class Connection:
             self._event_queues.append(queue)
         return queue
 
-    # ------------------------------------------------------------------------------------------- what the protocols tell
+    # ------------------------------------------------------------------------------------------ what the protocols tell
 
     def data_received(self, data: bytes, component: int) -> None:
         """Application data came from an address that may send it."""
@@ -584,7 +597,7 @@ class Connection:
         if self._driver is not None:
             self._driver.lost(link, exc)
 
-    # ----------------------------------------------------------------------------------------------- what the agent tells
+    # --------------------------------------------------------------------------------------------- what the agent tells
 
     def _running_driver(self) -> Driver:
         if self._driver is None:

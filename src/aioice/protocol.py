@@ -20,7 +20,8 @@ protocol_id = itertools.count()
 class StunProtocol(asyncio.DatagramProtocol):
     """The protocol of one local base: our socket, a relay's transport, or an endpoint that the application opened.
 
-    Programs that open their own endpoint set :attr:`local_candidate` and append the protocol to ``connection._protocols``. It also works
+    Programs that open their own endpoint set :attr:`local_candidate` and append the protocol to
+    ``connection._protocols``. It also works
     as a plain STUN client: see :meth:`request`.
     """
 
@@ -28,7 +29,17 @@ class StunProtocol(asyncio.DatagramProtocol):
     local_candidate: Candidate
     transport: asyncio.DatagramTransport
 
-    __slots__ = ("local_candidate", "transport", "id", "receiver", "transactions", "link", "accepted", "_closed", "__dict__")
+    __slots__ = (
+        "local_candidate",
+        "transport",
+        "id",
+        "receiver",
+        "transactions",
+        "link",
+        "accepted",
+        "_closed",
+        "__dict__",
+    )
 
     def __init__(self, receiver: Connection) -> None:
         self.id = next(protocol_id)
@@ -88,15 +99,18 @@ class StunProtocol(asyncio.DatagramProtocol):
         addr: Address,
         integrity_key: bytes | None = None,
         retransmissions: int | None = None,
-    ) -> tuple[stun.Message, Address]:
+    ) -> tuple[stun.AnyMessage, Address]:
         """Ask a STUN server; returns its answer and the address it came from.
 
-        Raises :class:`~aioice.stun.TransactionFailed` for an error answer and :class:`~aioice.stun.TransactionTimeout` for none (RFC 8489
+        Raises :class:`~aioice.stun.TransactionFailed` for an error answer and :class:`~aioice.stun.TransactionTimeout`
+        for none (RFC 8489
         §6.2.1). With ``integrity_key`` the request is signed and only a signed answer counts (§9.1.4).
         """
         if integrity_key is not None:
             request.add_message_integrity(integrity_key)
-        transaction = stun.Transaction(request, addr, self, retransmissions=retransmissions, integrity_key=integrity_key)
+        transaction = stun.Transaction(
+            request, addr, self, retransmissions=retransmissions, integrity_key=integrity_key
+        )
         self.transactions[request.transaction_id] = transaction
         try:
             return await transaction.run()

@@ -14,6 +14,8 @@ from .utils import random_transaction_id
 if TYPE_CHECKING:
     from .core.machine import Address
 
+    AnyMessage = codec.Message
+
 __all__ = [
     "COOKIE",
     "RETRY_MAX",
@@ -57,7 +59,8 @@ def parse_message(data: bytes, integrity_key: bytes | None = None) -> Message:
 
     With ``integrity_key`` a MESSAGE-INTEGRITY that was made with another key is an error too.
     """
-    message = codec.parse_message(data, Message)
+    message = Message.__new__(Message)
+    codec.read_message(message, data)
     if integrity_key is not None and "MESSAGE-INTEGRITY" in message.attributes:
         if not message.check_message_integrity(integrity_key):
             raise ValueError("STUN message integrity does not match")

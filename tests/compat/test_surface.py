@@ -472,8 +472,6 @@ def test_parse_message() -> None:
     assert parsed.transaction_id == message.transaction_id
     with pytest.raises(ValueError):
         stun.parse_message(bytes(message), integrity_key=b"other")
-    with pytest.raises(ValueError):
-        stun.parse_message(bytes(binding_request()), integrity_key=b"key")
     for data in (b"", b"short", bytes(message)[:-1], b"\xff" * 20):
         with pytest.raises(ValueError):
             stun.parse_message(data)

@@ -1,6 +1,7 @@
 """The ICE agent: one data stream, its components, its generations (RFC 8445, 8838, 8863, 7675).
 
-It owns the gatherer, the checker, the selection and the consent of its components; it publishes from whom data is accepted and
+It owns the gatherer, the checker, the selection and the consent of its components; it publishes from whom data is
+accepted and
 through what it leaves, and never sees that data.
 """
 
@@ -8,12 +9,22 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .allocation import PeerRefused
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import UNANSWERED, Base, CheckList, Pair, PairState
-from .connectivity import Checker, ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, PeerChecks, RoleChanged, Valid
+from .connectivity import (
+    Checker,
+    ConsentAnswered,
+    ConsentRefused,
+    Dead,
+    Heard,
+    Nominated,
+    PeerChecks,
+    RoleChanged,
+    Valid,
+)
 from .consent import Consent
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, ConsentExpired, LocalCandidate, SelectedPair, StateChanged
@@ -56,7 +67,8 @@ class AgentConfig(NamedTuple):
 class Agent:
     """An ICE agent without I/O; see :mod:`aioice.core.machine` for how to run it.
 
-    ``random(n)`` gives n random bytes. The verbs take the time first; each must be followed by a drain of :meth:`poll_output`.
+    ``random(n)`` gives n random bytes. The verbs take the time first; each must be followed by a drain of
+    :meth:`poll_output`.
     """
 
     def __init__(
@@ -134,7 +146,7 @@ class Agent:
     def check_list(self) -> list[Pair]:
         return self._generation.checks.pairs
 
-    # ------------------------------------------------------------------------------------------------- verbs: candidates
+    # ------------------------------------------------------------------------------------------------ verbs: candidates
 
     def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:
         """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
@@ -167,7 +179,9 @@ class Agent:
             self._drain_children(now)
 
     def add_remote_candidate(self, now: float, candidate: Candidate | None) -> None:
-        """A candidate of the peer, or None for the end of them; one with an unknown ``ufrag`` is not for us (RFC 8838 §4.1)."""
+        """A candidate of the peer, or None for the end of them; one with an unknown ``ufrag`` is not for us (RFC 8838
+        §4.1).
+        """
         if self._closed:
             return
         generation = self._generation
@@ -294,7 +308,7 @@ class Agent:
         self._gatherer.close(now)
         self._drain_children(now)
 
-    # --------------------------------------------------------------------------------------------------------- the world
+    # -------------------------------------------------------------------------------------------------------- the world
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         base = self._bases.get(link)
@@ -369,7 +383,9 @@ class Agent:
             self._go_on(now)
 
     def _found(self, now: float, found: Found) -> None:
-        """A local candidate; its base is paired if it is new (RFC 8445 §6.1.2.4 replaces reflexive ones by their base)."""
+        """A local candidate; its base is paired if it is new (RFC 8445 §6.1.2.4 replaces reflexive ones by their
+        base).
+        """
         base, candidate = found
         self._local_candidates.append(candidate)
         if candidate is base.candidate:
@@ -472,7 +488,9 @@ class Agent:
     def _dead(self, now: float, dead: Dead) -> None:
         generation, pair = dead
         if generation.selection.failed(pair):
-            again = next((p for p in generation.checks.of_component(pair.component) if p.state is PairState.SUCCEEDED), None)
+            again = next(
+                (p for p in generation.checks.of_component(pair.component) if p.state is PairState.SUCCEEDED), None
+            )
             if again is not None:
                 generation.selection.valid(now, again)
         sending = self._sending.get(pair.component)
@@ -484,7 +502,7 @@ class Agent:
                 self._stop_sending(now, pair.component, pair.why_failed)
         self._go_on(now)
 
-    # ------------------------------------------------------------------------------------------------ sending and consent
+    # ---------------------------------------------------------------------------------------------- sending and consent
 
     def _send_on(self, now: float, generation: Generation, pair: Pair) -> None:
         """Data of the component leaves on this pair from now on."""
@@ -499,7 +517,9 @@ class Agent:
         self._outputs.append(Notify(SelectedPair(pair.component, pair.local, pair.remote, pair.nominated)))
 
     def _stop_sending(self, now: float, component: int, reason: str) -> None:
-        """RFC 7675 §5.1: nothing more may be sent on this pair; it ends the connection unless a restart is under way."""
+        """RFC 7675 §5.1: nothing more may be sent on this pair; it ends the connection unless a restart is under
+        way.
+        """
         generation = self._sending.pop(component)[0]
         self._outputs.append(Unroute(component))
         self._outputs.append(Notify(ConsentExpired(component, reason)))
@@ -586,7 +606,7 @@ class Agent:
             self._state = state
             self._outputs.append(Notify(StateChanged(state, reason)))
 
-    # ------------------------------------------------------------------------------------------------------ time, outputs
+    # ---------------------------------------------------------------------------------------------------- time, outputs
 
     def handle_timeout(self, now: float) -> None:
         self._gatherer.handle_timeout(now)
@@ -619,7 +639,7 @@ class Agent:
         generation = self._generation
         return None if generation.patience_over else generation.patience_ends
 
-    _HANDLERS = {
+    _HANDLERS: ClassVar[dict[type, Callable[[Agent, float, Any], None]]] = {
         Found: _found,
         BaseLost: _base_lost,
         Gathered: _gathered,

@@ -1,4 +1,6 @@
-"""STUN attributes: the registry, and their values to bytes and back (RFC 8489 §14, 8445 §16.1, 8656 §18, 5780 §7, 6062 §6, 7635 §6, 8016 §3.4)."""
+"""STUN attributes: the registry, and their values to bytes and back (RFC 8489 §14, 8445 §16.1, 8656 §18, 5780 §7, 6062
+§6, 7635 §6, 8016 §3.4).
+"""
 
 from __future__ import annotations
 

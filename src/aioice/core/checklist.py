@@ -23,7 +23,8 @@ class PairState(StrEnum):
     FAILED = "failed"
 
 
-#: RFC 8445 §6.1.2.6, figure 6; further: a triggered check (§7.3.1.4) and a role conflict (§7.2.5.1) lead back to WAITING, a nomination
+#: RFC 8445 §6.1.2.6, figure 6; further: a triggered check (§7.3.1.4) and a role conflict (§7.2.5.1) lead back to
+#: WAITING, a nomination
 #: that fails makes a succeeded pair fail (§8.1.1), and a dead socket makes any pair fail.
 TRANSITIONS = {
     PairState.FROZEN: {PairState.WAITING, PairState.FAILED},
@@ -36,7 +37,9 @@ UNANSWERED = frozenset({PairState.FROZEN, PairState.WAITING, PairState.IN_PROGRE
 
 
 class Base:
-    """What we send from: a socket's or a relay's address, the host or relayed candidate that stands for it, and its link."""
+    """What we send from: a socket's or a relay's address, the host or relayed candidate that stands for it, and its
+    link.
+    """
 
     __slots__ = ("link", "candidate", "preference")
 
@@ -105,7 +108,8 @@ class Pair:
         return self.base.candidate.type == "relay" or self.remote.type == "relay"
 
     def __repr__(self) -> str:
-        return f"Pair({self.base.candidate.host}:{self.base.candidate.port} -> {self.peer[0]}:{self.peer[1]}, {self.state})"
+        local = self.base.candidate
+        return f"Pair({local.host}:{local.port} -> {self.peer[0]}:{self.peer[1]}, {self.state})"
 
 
 def order(pair: Pair) -> tuple[int, int]:
@@ -190,7 +194,9 @@ class CheckList:
         self.set(pair, PairState.FAILED)
 
     def freeze_anew(self) -> None:
-        """The initial states (RFC 8445 §6.1.2.6): of each foundation the pair of the lowest component starts, the best among equals."""
+        """The initial states (RFC 8445 §6.1.2.6): of each foundation the pair of the lowest component starts, the best
+        among equals.
+        """
         first: dict[tuple[str, str], Pair] = {}
         untouched = [pair for pair in self.pairs if pair.state in (PairState.FROZEN, PairState.WAITING)]
         for pair in untouched:
@@ -228,7 +234,9 @@ class CheckList:
             self.triggered.remove(pair)
 
     def next_check(self) -> Pair | None:
-        """RFC 8445 §6.1.4.2: the pair to be checked at the next tick of Ta; None when there is none, then no tick is due."""
+        """RFC 8445 §6.1.4.2: the pair to be checked at the next tick of Ta; None when there is none, then no tick is
+        due.
+        """
         if self.triggered:
             return self.triggered.popleft()
         for pair in self.pairs:

@@ -1,13 +1,14 @@
 """Connectivity checks as they leave and arrive (RFC 8445 §7): a child machine of the agent.
 
-It knows the check lists, the requests in flight, the role and how checks are paced, answered and judged. It does not know what follows
+It knows the check lists, the requests in flight, the role and how checks are paced, answered and judged. It does not
+know what follows
 from a valid or a dead pair: that it tells the agent, as :class:`Valid`, :class:`Nominated`, :class:`Dead` and the like.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .candidate import Candidate, candidate_priority
 from .checklist import PairState
@@ -230,7 +231,7 @@ class Checker:
             now, transaction_id, data, pair.base.link, pair.peer, check, rto=rto, timeout=consent_timeout
         )
 
-    # ------------------------------------------------------------------------------------------------ what the peer sends
+    # ---------------------------------------------------------------------------------------------- what the peer sends
 
     def handle_stun(self, now: float, base: Base, peer: Address, data: bytes) -> Message | None:
         """A STUN message came to ``base``; an answer to somebody else's request is returned."""
@@ -272,7 +273,7 @@ class Checker:
         self._requests.end(request)
         if message.unknown_required:
             self._check_failed(now, check, request, "answer with unknown attributes")
-        elif message.message_class is Class.RESPONSE:
+        elif mapped is not None and message.message_class is Class.RESPONSE:
             if not request.retransmitted:
                 pair.rtt = now - request.started
             if check.consent:
@@ -331,7 +332,7 @@ class Checker:
             check.generation.checks.trigger(pair)
             self._pace(now)
 
-    # -------------------------------------------------------------------------------------------------- answering checks
+    # ------------------------------------------------------------------------------------------------- answering checks
 
     def _handle_request(self, now: float, base: Base, peer: Address, message: Message, size: int) -> None:
         generation = self._authenticate(now, base, peer, message, size)
@@ -362,7 +363,9 @@ class Checker:
             generation.early.append(check)
 
     def _authenticate(self, now: float, base: Base, peer: Address, message: Message, size: int) -> Generation | None:
-        """Whose credentials the request carries (RFC 8489 §9.1.3); strangers get their error unsigned, and few of them."""
+        """Whose credentials the request carries (RFC 8489 §9.1.3); strangers get their error unsigned, and few of
+        them.
+        """
         code = 400
         if "USERNAME" in message.attributes and "MESSAGE-INTEGRITY" in message.attributes:
             code = 401
@@ -377,7 +380,7 @@ class Checker:
             self._transmit(base, peer, answer)
         return None
 
-    def _in_conflict(self, attributes: object) -> bool:
+    def _in_conflict(self, attributes: dict[str, Any]) -> bool:
         """RFC 8445 §7.3.1.1; returns whether it is the peer that must give in."""
         theirs = attributes.get("ICE-CONTROLLING" if self.controlling else "ICE-CONTROLLED")
         if theirs is None:
@@ -452,7 +455,7 @@ class Checker:
     def _transmit(self, base: Base, peer: Address, data: bytes) -> None:
         self._outputs.append(Transmit(base.link, peer, data))
 
-    # ------------------------------------------------------------------------------------------------------ time, outputs
+    # ---------------------------------------------------------------------------------------------------- time, outputs
 
     def handle_timeout(self, now: float) -> None:
         again, failed = self._requests.handle_timeout(now)
@@ -463,7 +466,8 @@ class Checker:
         if self.generations:
             self._pace(now)
 
-    def poll_output(self) -> object | None:
+    def poll_output(self) -> Any:
+        """As a machine's, with the agent's :class:`Valid`, :class:`Nominated`, :class:`Dead` … between them."""
         return self._outputs.popleft() if self._outputs else None
 
     def poll_timeout(self) -> float | None:

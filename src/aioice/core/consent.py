@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
     from .machine import Tunables
 
-#: The time that a request is given to be answered before consent may expire, whatever the tunables are: RFC 8489 §6.2.1's first RTO.
+#: The time that a request is given to be answered before consent may expire, whatever the tunables are: RFC 8489
+#: §6.2.1's first RTO.
 TIME_TO_ANSWER = 0.5
 #: Consent requests whose answers are still waited for; more than the default time-out and interval can make.
 MAX_OUTSTANDING = 16

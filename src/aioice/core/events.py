@@ -24,7 +24,7 @@ class ConnectionState(StrEnum):
 class ConnectionEvent:
     """Base of all events."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)

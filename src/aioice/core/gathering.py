@@ -1,18 +1,31 @@
 """From addresses and servers to candidates (RFC 8445 §5.1.1): a child machine of the agent.
 
-It knows bases, server-reflexive queries and allocations; it does not know pairs. The agent hands it what arrives on its server links
+It knows bases, server-reflexive queries and allocations; it does not know pairs. The agent hands it what arrives on
+its server links
 and the answers it asked for, and drains it into its own queue.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .allocation import Allocated, Allocation, AllocationConfig, AllocationFailed, AllocationLost
 from .candidate import Candidate, candidate_foundation, candidate_priority, local_preferences
 from .checklist import Base
-from .machine import Close, LinkClosed, Opened, OpenFailed, OpenRelay, OpenStream, OpenUdp, Resolve, Resolved, SendFailed, Transmit
+from .machine import (
+    Close,
+    LinkClosed,
+    Opened,
+    OpenFailed,
+    OpenRelay,
+    OpenStream,
+    OpenUdp,
+    Resolve,
+    Resolved,
+    SendFailed,
+    Transmit,
+)
 from .machine import Done as ChildDone
 from .message import Class, Message, Method, canonical_host
 from .requests import Requests
@@ -20,9 +33,10 @@ from .requests import Requests
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .machine import Address, Output, Report, Tunables
+    from .machine import Address, Report, Tunables
 
-#: A server that shows no sign of life holds gathering this long, in seconds: two transmissions of a query (RFC 8489 §6.2.1) and an answer.
+#: A server that shows no sign of life holds gathering this long, in seconds: two transmissions of a query (RFC 8489
+#: §6.2.1) and an answer.
 SILENCE = 1.0
 
 
@@ -114,7 +128,9 @@ class Gatherer:
     # -------------------------------------------------------------------------------------------------------- verbs
 
     def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:
-        """Open a socket on each of ``hosts`` and ask the servers; :class:`Gathered` follows within ``timeout`` seconds."""
+        """Open a socket on each of ``hosts`` and ask the servers; :class:`Gathered` follows within ``timeout``
+        seconds.
+        """
         job = self._jobs[component] = Job(now, component, timeout)
         job.preferences = dict(zip(hosts, local_preferences(hosts), strict=True))
         for server in (self.stun_server if hosts else None, self.turn_server):
@@ -170,7 +186,7 @@ class Gatherer:
     def is_server_link(self, link: int) -> bool:
         return link in self._server_links
 
-    # ----------------------------------------------------------------------------------------------- servers and queries
+    # ---------------------------------------------------------------------------------------------- servers and queries
 
     def _look_up(self, now: float, job: Job, server: StunServer | TurnServer) -> None:
         try:
@@ -379,7 +395,7 @@ class Gatherer:
         base = self._bases[allocated.relay_link] = Base(allocated.relay_link, candidate, 0xFFFF)
         self._outputs.append(Found(base, candidate))
 
-    # ------------------------------------------------------------------------------------------------------ time, outputs
+    # ---------------------------------------------------------------------------------------------------- time, outputs
 
     def handle_timeout(self, now: float) -> None:
         again, failed = self._requests.handle_timeout(now)
@@ -398,7 +414,8 @@ class Gatherer:
                 job.reported = True
                 self._outputs.append(Gathered(job.component))
 
-    def poll_output(self) -> Output | Found | BaseLost | Gathered | object | None:
+    def poll_output(self) -> Any:
+        """As a machine's, with :class:`Found`, :class:`BaseLost` and :class:`Gathered` for the agent between them."""
         return self._outputs.popleft() if self._outputs else None
 
     def poll_timeout(self) -> float | None:

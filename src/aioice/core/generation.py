@@ -86,7 +86,9 @@ class Generation:
 
     @property
     def connected(self) -> bool:
-        """Every component has a valid pair, and the peer is there to use it: agents answer checks before they know whom they talk to."""
+        """Every component has a valid pair, and the peer is there to use it: agents answer checks before they know
+        whom they talk to.
+        """
         pairs = self.selection.pairs
         return all(
             (pair := pairs.get(component)) is not None
@@ -101,7 +103,9 @@ class Generation:
         return all((pair := pairs.get(component)) is not None and pair.nominated for component in self.components)
 
     def prune_components(self) -> None:
-        """After the end mark: what the peer has no candidate for, it does not use, unless it has none at all (RFC 8863 §4)."""
+        """After the end mark: what the peer has no candidate for, it does not use, unless it has none at all (RFC 8863
+        §4).
+        """
         offered = {candidate.component for candidate in self.remote_candidates} & self.components
         if self.remote_end and not self.resolving and offered:
             self.components = offered

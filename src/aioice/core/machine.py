@@ -145,7 +145,19 @@ class Done(NamedTuple):
 
 
 Output = (
-    Transmit | OpenUdp | OpenStream | OpenRelay | Close | Resolve | Accept | Revoke | Route | Unroute | Deliver | Notify | Done
+    Transmit
+    | OpenUdp
+    | OpenStream
+    | OpenRelay
+    | Close
+    | Resolve
+    | Accept
+    | Revoke
+    | Route
+    | Unroute
+    | Deliver
+    | Notify
+    | Done
 )
 
 

@@ -6,7 +6,7 @@ import hashlib
 from enum import IntEnum
 from hmac import compare_digest
 from struct import Struct
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from .attributes import BY_NAME, BY_TYPE, COOKIE, COOKIE_BYTES, canonical_host, pack_xor_address
@@ -190,7 +190,15 @@ class Attributes(dict[str, Any]):
 class Message:
     """A STUN message; ``attributes`` are its attributes by name, in their order."""
 
-    __slots__ = ("message_method", "message_class", "transaction_id", "attributes", "unknown_required", "_covered", "_covered256")
+    __slots__ = (
+        "message_method",
+        "message_class",
+        "transaction_id",
+        "attributes",
+        "unknown_required",
+        "_covered",
+        "_covered256",
+    )
 
     def __init__(
         self,
@@ -278,9 +286,6 @@ class Message:
         )
 
 
-M = TypeVar("M", bound=Message)
-
-
 def _sized(data: bytes, position: int, further: int) -> bytes:
     """The message up to ``position``, its length as if it ended ``further`` bytes later (RFC 8489 §14.5)."""
     return b"%b%b%b" % (data[:2], (position - HEADER_LENGTH + further).to_bytes(2), data[4:position])
@@ -290,11 +295,18 @@ def _fingerprint(data: bytes, position: int) -> int:
     return crc32(_sized(data, position, 8)) ^ FINGERPRINT_XOR
 
 
-def parse_message(data: bytes, kind_of: type[M] = Message) -> M:
+def parse_message(data: bytes) -> Message:
     """Read a message; raises :class:`ValueError`, and nothing else, if it is not one.
 
     The fingerprint is verified, the integrity is not: see :meth:`Message.check_message_integrity`.
     """
+    message = Message.__new__(Message)
+    read_message(message, data)
+    return message
+
+
+def read_message(message: Message, data: bytes) -> None:
+    """Fill a new message from its bytes, as :func:`parse_message`."""
     size = len(data)
     if size < HEADER_LENGTH:
         raise ValueError("shorter than a STUN header")
@@ -304,14 +316,12 @@ def parse_message(data: bytes, kind_of: type[M] = Message) -> M:
     if length + HEADER_LENGTH != size or length & 3:
         raise ValueError("STUN length does not match")
     method = (kind & 0xF) | (kind & 0xE0) >> 1 | (kind & 0x3E00) >> 2
-    message = kind_of.__new__(kind_of)
     message.message_method = _METHODS.get(method, method)
     message.message_class = _CLASSES[kind & 0x110]
     message.transaction_id = transaction_id
     message.unknown_required = ()
     message._covered = message._covered256 = None
     message.attributes = Attributes(data, _read_attributes(message, data, size))
-    return message
 
 
 def _read_attributes(message: Message, data: bytes, size: int) -> dict[int, tuple[int, int]]:
@@ -367,7 +377,13 @@ def _sign(body: bytes, key: IntegrityKey) -> bytes:
 
 
 def binding_request(
-    transaction_id: bytes, username: bytes, priority: int, role: int, tie_breaker: int, use_candidate: bool, key: IntegrityKey
+    transaction_id: bytes,
+    username: bytes,
+    priority: int,
+    role: int,
+    tie_breaker: int,
+    use_candidate: bool,
+    key: IntegrityKey,
 ) -> bytes:
     """A connectivity check (RFC 8445 §7.2.2); ``role`` is the type of ICE-CONTROLLING or ICE-CONTROLLED."""
     attributes = b"%b%b%b%b" % (

@@ -18,7 +18,15 @@ class Request:
     __slots__ = ("transaction_id", "data", "link", "peer", "context", "started", "deadline", "_rto", "_sent", "_max")
 
     def __init__(
-        self, transaction_id: bytes, data: bytes, link: int, peer: Address, context: Any, now: float, rto: float, sends: int
+        self,
+        transaction_id: bytes,
+        data: bytes,
+        link: int,
+        peer: Address,
+        context: Any,
+        now: float,
+        rto: float,
+        sends: int,
     ) -> None:
         self.transaction_id = transaction_id
         self.data = data

@@ -61,10 +61,12 @@ class Selection:
             return True
         return False
 
-    # ------------------------------------------------------------------------------------- the controlling side's choice
+    # ------------------------------------------------------------------------------------ the controlling side's choice
 
     def to_nominate(self, now: float, checks: CheckList, components: Iterable[int]) -> list[Pair]:
-        """The pairs whose nomination must leave now (RFC 8445 §8.1.1); until then :meth:`poll_timeout` tells when to ask again."""
+        """The pairs whose nomination must leave now (RFC 8445 §8.1.1); until then :meth:`poll_timeout` tells when to
+        ask again.
+        """
         chosen = []
         self._due = None
         for component in components:
