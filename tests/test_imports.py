@@ -22,6 +22,8 @@ PACKAGE = ROOT / "src" / "aioice"
 
 #: Lower ranks know nothing of higher ones; within one rank imports may not run in circles.
 CORE_RANKS = {
+    "address": 0,
+    "record": 0,
     "machine": 0,
     "events": 0,
     "stats": 0,

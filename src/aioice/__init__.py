@@ -1,9 +1,16 @@
 """Interactive Connectivity Establishment for asyncio (RFC 8445)."""
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from . import candidate, ice, mdns, stun, turn, utils
+from . import candidate, ice, stun, utils
 from .ice import Candidate, Connection, ConnectionClosed, ConnectionState, TransportPolicy
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from . import mdns, turn
 
 __all__ = [
     "Candidate",
@@ -21,3 +28,10 @@ __all__ = [
 __version__ = "0.20.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> "ModuleType":
+    """``aioice.mdns`` and ``aioice.turn`` are imported when they are asked for: many programs need neither."""
+    if name in ("mdns", "turn"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,12 +8,12 @@ import errno
 import itertools
 import logging
 import os
-import re
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from . import mdns, stun
+from . import stun
+from .core.address import canonical_host
 from .core.agent import Agent, AgentConfig
 from .core.candidate import Candidate, candidate_foundation, candidate_priority, is_mdns_hostname, pair_priority
 from .core.events import (
@@ -27,7 +27,6 @@ from .core.events import (
 )
 from .core.gathering import Found, Gathered, StunServer, TurnServer
 from .core.machine import Accept, Deliver, Notify, Revoke, Route, Tunables, Unroute
-from .core.message import canonical_host
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
 from .net.driver import Driver
 from .net.host import AsyncioHost
@@ -76,7 +75,8 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 MAX_EVENTS = 1024
 
 _LIVE = (ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED)
-_CREDENTIAL = re.compile(r"[a-zA-Z0-9+/]*")
+#: RFC 8839 §5.4.
+_ICE_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 
 connection_id = itertools.count()
 
@@ -114,13 +114,13 @@ def get_host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
 
 def validate_username(value: str) -> None:
     """Raises :class:`ValueError` unless the value is 4 to 256 ice-chars (RFC 8839 §5.4)."""
-    if not (4 <= len(value) <= 256 and _CREDENTIAL.fullmatch(value)):
+    if not (4 <= len(value) <= 256 and _ICE_CHARS.issuperset(value)):
         raise ValueError("Username must satisfy 4*256ice-char")
 
 
 def validate_password(value: str) -> None:
     """Raises :class:`ValueError` unless the value is 22 to 256 ice-chars (RFC 8839 §5.4)."""
-    if not (22 <= len(value) <= 256 and _CREDENTIAL.fullmatch(value)):
+    if not (22 <= len(value) <= 256 and _ICE_CHARS.issuperset(value)):
         raise ValueError("Password must satisfy 22*256ice-char")
 
 
@@ -602,7 +602,7 @@ class Connection:
     def _running_driver(self) -> Driver:
         if self._driver is None:
             loop = asyncio.get_running_loop()
-            host = AsyncioHost(loop, ssl_context=self._ssl_context, resolver=mdns.resolve)
+            host = AsyncioHost(loop, ssl_context=self._ssl_context, resolver=_resolve_mdns)
             servers = (self.stun_server, self.turn_server)
             self._agent.set_servers(
                 0.0,
@@ -734,6 +734,12 @@ class _EventQueue:
 def _tunables() -> Tunables:
     """What programs may have changed in the modules."""
     return Tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+
+
+async def _resolve_mdns(name: str) -> tuple[str, ...]:
+    from . import mdns
+
+    return await mdns.resolve(name)
 
 
 def _retrieve(task: asyncio.Future[None]) -> None:

@@ -102,7 +102,8 @@ class MDnsProtocol:
         try:
             self._machine.resolve(self._loop.time(), query, hostname, timeout)
             self._pump()
-            return tuple(_system_spelling(address) for address in await future)
+            addresses: tuple[str, ...] = await future
+            return addresses
         finally:
             del self._waiting[query]
             self._machine.cancel(query)
@@ -312,12 +313,6 @@ def _join_ipv6(sock: socket.socket, index: int) -> None:
         # Before Linux 4.20 it is not there; bound to the interface, the socket hears the right one anyway.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
-
-
-def _system_spelling(address: str) -> str:
-    """An address as sockets tell it."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return socket.inet_ntop(family, socket.inet_pton(family, address))
 
 
 # ------------------------------------------------------------------------------------------------- one for each loop

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .core import message as codec
-from .core.attributes import COOKIE, canonical_host
-from .core.message import Class, Method
+from .core.address import canonical_host
+from .core.message import COOKIE, Class, Method
 from .core.requests import LAST_WAIT
 from .utils import random_transaction_id
 
@@ -30,9 +30,9 @@ __all__ = [
     "parse_message",
 ]
 
-#: Retransmissions of a request after the first transmission (RFC 8489 §6.2.1: Rc = 7), read when a request starts.
+#: Retransmissions of a request, the first transmission not counted (RFC 8489 §6.2.1: Rc = 7). Programs may change it.
 RETRY_MAX = 6
-#: Seconds before the first retransmission (RFC 8489 §6.2.1), read when a request starts.
+#: Seconds until the first retransmission (RFC 8489 §6.2.1). Programs may change it.
 RETRY_RTO = 0.5
 
 
@@ -57,7 +57,8 @@ class Message(codec.Message):
 def parse_message(data: bytes, integrity_key: bytes | None = None) -> Message:
     """Read a message. Raises :class:`ValueError`, and nothing else, if the bytes are not one.
 
-    With ``integrity_key`` a MESSAGE-INTEGRITY that was made with another key is an error too.
+    With ``integrity_key``, a MESSAGE-INTEGRITY that was made with another key is an error too; to insist on one, use
+    :meth:`Message.check_message_integrity`.
     """
     message = Message.__new__(Message)
     codec.read_message(message, data)
@@ -67,6 +68,9 @@ def parse_message(data: bytes, integrity_key: bytes | None = None) -> Message:
     return message
 
 
+# ------------------------------------------------------------------------------------------------------- transactions
+
+
 class TransactionError(Exception):
     """A transaction has failed."""
 
@@ -74,7 +78,7 @@ class TransactionError(Exception):
 
 
 class TransactionFailed(TransactionError):
-    """The server answered with an error."""
+    """The server refused, or its answer cannot be understood."""
 
     response: codec.Message
 
@@ -84,10 +88,13 @@ class TransactionFailed(TransactionError):
 
     def __str__(self) -> str:
         error = self.response.attributes.get("ERROR-CODE")
-        if error is None:
-            return "STUN transaction failed"
-        code, reason = error
-        return f"STUN transaction failed ({code} - {ascii(reason)[1:-1]})"
+        if error is not None:
+            code, reason = error
+            return f"STUN transaction failed ({code} - {ascii(reason[:128])[1:-1]})"
+        if self.response.unknown_required:
+            types = ", ".join(f"0x{number:04x}" for number in self.response.unknown_required[:8])
+            return f"STUN transaction failed (unknown attributes: {types})"
+        return "STUN transaction failed"
 
 
 class TransactionTimeout(TransactionError):
@@ -106,7 +113,11 @@ class TransactionSender(Protocol):
 class Transaction:
     """One request to one server, repeated until it is answered or given up (RFC 8489 §6.2.1).
 
-    The protocol hands its answer to :meth:`response_received`.
+    The protocol hands answers to :meth:`response_received`; it finds the transaction by its id.
+
+    :param retransmissions: How often to repeat the request, :data:`RETRY_MAX` times by default.
+    :param integrity_key: Only an answer that was signed with this key counts.
+    :param long_term_credential: But a 401 or a 438 need not be signed (RFC 8489 §9.2.5).
     """
 
     def __init__(
@@ -116,58 +127,87 @@ class Transaction:
         protocol: TransactionSender,
         retransmissions: int | None = None,
         integrity_key: bytes | None = None,
+        long_term_credential: bool = False,
     ) -> None:
         self._request = request
         self._addr = addr
-        self._server = (_canonical(addr[0]), addr[1])
+        self._server = _canonical(addr)
         self._protocol = protocol
-        self._key = integrity_key
-        self._sends = 1 + (RETRY_MAX if retransmissions is None else retransmissions)
+        self._retransmissions = retransmissions
+        self._integrity_key = integrity_key
+        self._long_term_credential = long_term_credential
         self._sent = 0
-        self._rto = RETRY_RTO
         self._timer: asyncio.TimerHandle | None = None
-        self._future: asyncio.Future[tuple[codec.Message, Address]] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._outcome: tuple[codec.Message, Address] | Exception | None = None
 
     def response_received(self, message: codec.Message, addr: Address) -> None:
-        """Take an answer; what is not authentic or comes from another address than the request went to is ignored."""
-        if self._future is None or self._future.done() or (_canonical(addr[0]), addr[1]) != self._server:
+        """Take an answer. One that is not authentic, or comes from elsewhere than the request went to, is ignored."""
+        if message.message_class not in (Class.RESPONSE, Class.ERROR) or _canonical(addr) != self._server:
             return
-        if self._key is not None and not message.check_message_integrity(self._key):
+        if not self._is_authentic(message):
             return
-        if message.message_class is Class.RESPONSE and not message.unknown_required:
-            self._future.set_result((message, addr))
+        if message.message_class == Class.RESPONSE and not message.unknown_required:
+            self._end((message, addr))
         else:
-            self._future.set_exception(TransactionFailed(message))
+            self._end(TransactionFailed(message))
 
     async def run(self) -> tuple[codec.Message, Address]:
         """Send the request; returns the answer and where it came from.
 
-        Raises :class:`TransactionFailed` or :class:`TransactionTimeout`.
+        Raises :class:`TransactionFailed` or :class:`TransactionTimeout`, or what the protocol's ``send_stun`` raised.
         """
-        self._future = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.get_running_loop().create_future()
         try:
             self._send()
-            return await self._future
+            await self._ended
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._stop()
+        assert self._outcome is not None
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    def _is_authentic(self, message: codec.Message) -> bool:
+        if self._integrity_key is None:
+            return True
+        if self._long_term_credential and message.message_class == Class.ERROR and message.error_code in (401, 438):
+            return True
+        return message.check_message_integrity(self._integrity_key)
 
     def _send(self) -> None:
-        assert self._future is not None
-        if self._future.done():
+        """Send the request once more, or give up."""
+        self._timer = None
+        last = RETRY_MAX if self._retransmissions is None else self._retransmissions
+        if self._sent > last:
+            self._end(TransactionTimeout())
             return
-        if self._sent == self._sends:
-            self._future.set_exception(TransactionTimeout())
-            return
-        self._protocol.send_stun(self._request, self._addr)
         doublings = 2**self._sent
         self._sent += 1
-        wait = self._rto * (doublings if self._sent < self._sends else min(LAST_WAIT, doublings))
-        self._timer = self._future.get_loop().call_later(wait, self._send)
+        # An answer may come back before ``send_stun`` returns: the timer is there first.
+        wait = RETRY_RTO * (doublings if self._sent <= last else min(LAST_WAIT, doublings))
+        self._timer = asyncio.get_running_loop().call_later(wait, self._send)
+        try:
+            self._protocol.send_stun(self._request, self._addr)
+        except Exception as exc:
+            self._end(exc)
+
+    def _end(self, outcome: tuple[codec.Message, Address] | Exception) -> None:
+        """The first outcome counts; the timer ends with it, so that nothing comes after."""
+        if self._ended is not None and not self._ended.done():
+            self._stop()
+            self._outcome = outcome
+            self._ended.set_result(None)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
-def _canonical(host: str) -> str:
+def _canonical(addr: Address) -> Address:
+    """The address in a form that can be compared; a name stays as it is."""
     try:
-        return canonical_host(host)
+        return canonical_host(addr[0]), addr[1]
     except ValueError:
-        return host
+        return addr[0], addr[1]

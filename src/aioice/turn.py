@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import stun
+from .core.address import canonical_host
 from .core.allocation import (
     MAX_DATA,
     UDP_TRANSPORT,
@@ -22,7 +23,6 @@ from .core.allocation import (
 from .core.credentials import make_integrity_key
 from .core.demux import is_channel_data
 from .core.machine import Deliver, Done, Notify, Reason, Tunables
-from .core.message import canonical_host
 from .net.driver import Driver
 from .net.host import AsyncioHost
 
@@ -123,6 +123,7 @@ class TurnTransport(asyncio.DatagramTransport):
         self._relayed: Address | None = None
         self._mapped: Address | None = None
         self._spellings: dict[Any, Address] = {}
+        self._links: list[_ServerLink] = []
 
     # ------------------------------------------------------------------------------------------------- the transport
 
@@ -199,7 +200,9 @@ class TurnTransport(asyncio.DatagramTransport):
             raise
 
     def _make_link(self, link: int) -> asyncio.DatagramProtocol:
-        return _ServerLink(self._driver, link)
+        protocol = _ServerLink(self._driver, link)
+        self._links.append(protocol)
+        return protocol
 
     def _on_output(self, output: Output) -> None:
         if isinstance(output, Deliver):
@@ -241,6 +244,7 @@ class TurnTransport(asyncio.DatagramTransport):
 
     def _end(self) -> None:
         self._closing = True
+        self._abort_links()
         if not self._done.done():
             self._done.set_result(None)
             if self._made:
@@ -252,6 +256,12 @@ class TurnTransport(asyncio.DatagramTransport):
             await self._done
         finally:
             self._driver.close()
+            self._abort_links()
+
+    def _abort_links(self) -> None:
+        """There is nothing more to say: close sockets now, without a farewell that the loop may not live to see."""
+        for link in self._links:
+            link.abort()
 
 
 class _Unreachable(Exception):
@@ -308,6 +318,14 @@ class _ServerLink(asyncio.DatagramProtocol):
     def __init__(self, driver: Driver, link: int) -> None:
         self._driver = driver
         self._link = link
+        self._transport: Any = None
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self._driver.receive(self._link, addr, data)
@@ -316,4 +334,5 @@ class _ServerLink(asyncio.DatagramProtocol):
         self._driver.unreachable(self._link, peer, exc)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         self._driver.lost(self._link, exc)

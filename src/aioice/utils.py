@@ -1,7 +1,6 @@
 """Random strings and transaction ids, from the operating system's randomness."""
 
 import os
-import secrets
 import string
 
 _LETTERS_AND_DIGITS = string.ascii_letters + string.digits
@@ -9,7 +8,13 @@ _LETTERS_AND_DIGITS = string.ascii_letters + string.digits
 
 def random_string(length: int) -> str:
     """``length`` random letters and digits."""
-    return "".join(secrets.choice(_LETTERS_AND_DIGITS) for _ in range(length))
+    size = len(_LETTERS_AND_DIGITS)
+    chosen = ""
+    while len(chosen) < length:
+        # Bytes from the last, incomplete round of letters would favour the first ones.
+        fair = (byte for byte in os.urandom(2 * length) if byte < 256 - 256 % size)
+        chosen += "".join(_LETTERS_AND_DIGITS[byte % size] for byte in fair)
+    return chosen[:length]
 
 
 def random_transaction_id() -> bytes:

@@ -278,6 +278,13 @@ class TestAllocate:
         assert first.message.transaction_id != second.message.transaction_id
         assert scene.allocation.state is State.READY
 
+    @pytest.mark.parametrize(("family", "code"), [(4, 0x01000000), (6, 0x02000000)])
+    def test_family(self, family: int, code: int) -> None:
+        scene = Scene(family=family).start()
+        request = scene.seen[0].message
+        assert request is not None
+        assert request.attributes["REQUESTED-ADDRESS-FAMILY"] == code
+
     def test_over_ipv6(self) -> None:
         scene = Scene(server=("2001:db8::1", 3478))
         scene.opens = False
@@ -1058,6 +1065,19 @@ class TestRefresh:
         scene.settle()
         assert [lost.code for lost in scene.take(AllocationLost)] == [437]
 
+    def test_server_that_has_forgotten_but_says_400(self) -> None:
+        # F41, as coturn 4.6 does it: 400 for permissions and channels, 437 for the allocation alone.
+        scene = ready()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 400, Method.CHANNEL_BIND: 400, Method.REFRESH: 437}
+        scene.send(CHECK)
+        scene.settle()
+        assert [lost.code for lost in scene.take(AllocationLost)] == [437]
+        scene = bound()
+        scene.send(b"data")
+        scene.server.refuse = {Method.CHANNEL_BIND: 400, Method.REFRESH: 437}
+        scene.run(501)
+        assert [lost.code for lost in scene.take(AllocationLost)] == [437]
+
     def test_ended_credentials(self) -> None:
         # F43
         scene = ready()
@@ -1094,14 +1114,12 @@ class TestRefresh:
 
     def test_unknown_attribute_in_an_answer(self) -> None:
         scene = Scene()
-
-        def override(request: Message) -> Message:
-            data = bytes(Message(request.message_method, Class.RESPONSE, request.transaction_id, {}))
-            return parse_message(data[:2] + b"\x00\x04" + data[4:] + b"\x7f\xff\x00\x00")
-
-        scene.server.open = True
-        scene.server.override = override
+        scene.delay = None
         scene.start()
+        request = scene.seen[0].message
+        assert request is not None
+        data = bytes(Message(Method.ALLOCATE, Class.RESPONSE, request.transaction_id, {}))
+        scene.receive(data[:2] + b"\x00\x04" + data[4:] + b"\x7f\xff\x00\x00")
         (failed,) = scene.take(AllocationFailed)
         assert failed.detail == "the answer of the server has attributes that must be understood"
 
@@ -1332,5 +1350,6 @@ def test_no_bytes_and_no_order_of_events_raise(data: st.DataObject) -> None:
     assert scene.allocation.poll_timeout() is None
     assert scene.allocation.poll_output() is None
     opened = [output.link for output in scene.outputs if isinstance(output, OpenUdp | OpenStream | OpenRelay)]
-    assert sorted(opened) == sorted(output.link for output in scene.take(Close))
+    # Twice if the answer to the open was late.
+    assert set(opened) == {output.link for output in scene.take(Close)}
     assert len(scene.take(Done)) == 1

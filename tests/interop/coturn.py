@@ -32,8 +32,15 @@ class Coturn:
     :meth:`stop` and :meth:`start` make a restart on the same ports.
     """
 
-    def __init__(self, *options: str, ip: str = "127.0.0.1", users: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        ip: str = "127.0.0.1",
+        relay_ips: tuple[str, ...] = (),
+        users: dict[str, str] | None = None,
+    ) -> None:
         self.ip = ip
+        self._relay_ips = relay_ips or (ip,)
         self._options = options
         self._users = {USERNAME: PASSWORD} if users is None else users
         self._directory = tempfile.TemporaryDirectory(prefix="coturn-")
@@ -101,7 +108,7 @@ class Coturn:
             "--log-file=stdout",
             "--allow-loopback-peers",
             f"--listening-ip={self.ip}",
-            f"--relay-ip={self.ip}",
+            *[f"--relay-ip={ip}" for ip in self._relay_ips],
             f"--listening-port={self.address[1]}",
             f"--tls-listening-port={self.tls_address[1]}",
             f"--cert={pem}",

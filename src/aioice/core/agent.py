@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .allocation import PeerRefused
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import UNANSWERED, Base, CheckList, Pair, PairState
 from .connectivity import (
@@ -28,9 +27,10 @@ from .connectivity import (
 from .consent import Consent
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, ConsentExpired, LocalCandidate, SelectedPair, StateChanged
-from .gathering import BaseLost, Found, Gathered, Gatherer, StunServer, TurnServer
+from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
 from .generation import MAX_REMOTE_CANDIDATES, Generation
 from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Route, SendFailed, Transmit, Tunables, Unroute
+from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ MAX_ACCEPTED = 256
 LIVE = frozenset({ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED})
 
 
-class AgentConfig(NamedTuple):
+class AgentConfig(Record):
     """What an agent is told once. Times in seconds."""
 
     controlling: bool
@@ -160,6 +160,7 @@ class Agent:
         base = Base(self.next_number(), candidate, preference)
         self._gatherer.adopt(base)
         self._found(now, Found(base, candidate))
+        self._drain_children(now)
         return base.link
 
     def set_servers(self, now: float, stun_server: StunServer | None, turn_server: TurnServer | None) -> None:
@@ -196,6 +197,7 @@ class Agent:
             self._ended(now, generation)
         else:
             self._add_remote(now, generation, candidate)
+        self._drain_children(now)
 
     def _add_remote(self, now: float, generation: Generation, candidate: Candidate) -> None:
         if len(generation.remote_candidates) >= MAX_REMOTE_CANDIDATES:
@@ -265,8 +267,8 @@ class Agent:
         generation.checks.freeze_anew()
         self._set_state(ConnectionState.CHECKING)
         self._checker.start(now, generation)
-        self._drain_children(now)
         self._go_on(now)
+        self._drain_children(now)
 
     def restart(self, now: float, local_username: str, local_password: str) -> None:
         """A new generation (RFC 8445 §9); the old pair carries data until one of the new generation is selected."""
@@ -381,6 +383,7 @@ class Agent:
             self._end_told = True
             self._outputs.append(Notify(LocalCandidate(None)))
             self._go_on(now)
+            self._drain_children(now)
 
     def _found(self, now: float, found: Found) -> None:
         """A local candidate; its base is paired if it is new (RFC 8445 §6.1.2.4 replaces reflexive ones by their
@@ -428,9 +431,9 @@ class Agent:
         else:
             self._outputs.append(transmit)
 
-    def _peer_refused(self, now: float, refused: PeerRefused) -> None:
+    def _relay_refused(self, now: float, refused: RelayRefused) -> None:
         why = f"the relay refuses the peer with error {refused.code}"
-        self._checker.refused_by_relay(now, refused.relay_link, refused.peer, why)
+        self._checker.refused_by_relay(now, refused.link, refused.peer, why)
 
     def _heard(self, now: float, heard: Heard) -> None:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component)
@@ -626,11 +629,12 @@ class Agent:
         times = [self._gatherer.poll_timeout()]
         if not self._closed:
             times.append(self._checker.poll_timeout())
-            times.append(self._generation.selection.poll_timeout())
+            if self._generation.checking:
+                times.append(self._generation.selection.poll_timeout())
             for component, (_, _, consent) in self._sending.items():
                 if consent is not None:
                     times.append(consent.poll_timeout(component in self._doubted))
-            if self._state is ConnectionState.CHECKING and not self._config.lite:
+            if self._state is ConnectionState.CHECKING and self._generation.checking and not self._config.lite:
                 times.append(self._patience_timeout())
         return min((time for time in times if time is not None), default=None)
 
@@ -645,7 +649,7 @@ class Agent:
         Gathered: _gathered,
         Deliver: _deliver,
         Transmit: _transmit,
-        PeerRefused: _peer_refused,
+        RelayRefused: _relay_refused,
         Heard: _heard,
         RoleChanged: _progressed,
         PeerChecks: _progressed,

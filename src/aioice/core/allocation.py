@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 #: RFC 8656 §18.8: UDP, in the first of four bytes.
 UDP_TRANSPORT = 0x11000000
+#: RFC 8656 §18.6, likewise.
+IPV4_FAMILY = 0x01000000
+IPV6_FAMILY = 0x02000000
 #: RFC 8656 §9: how long a permission lasts, and when we renew it: time for a transaction and another try.
 PERMISSION_LIFETIME = 300
 PERMISSION_REFRESH = 240
@@ -84,6 +87,8 @@ class AllocationConfig(NamedTuple):
     lifetime: int = 600
     #: Seconds after which a channel that is in use is bound again.
     channel_refresh_time: float = 500
+    #: 4 or 6 to ask for a relayed address of that family; 0 to take what the server gives: IPv4 (RFC 8656 §7.2).
+    family: int = 0
     #: Seconds of silence after which a UDP server is sent an empty indication; 0 for never.
     keepalive: float = KEEPALIVE
 
@@ -560,7 +565,10 @@ class Allocation:
     # --------------------------------------------------------------------------------------------------- allocation
 
     def _allocate(self, now: float) -> None:
-        self._request(now, Method.ALLOCATE, {"LIFETIME": self._config.lifetime, "REQUESTED-TRANSPORT": UDP_TRANSPORT})
+        attributes = {"LIFETIME": self._config.lifetime, "REQUESTED-TRANSPORT": UDP_TRANSPORT}
+        if self._config.family:
+            attributes["REQUESTED-ADDRESS-FAMILY"] = IPV6_FAMILY if self._config.family == 6 else IPV4_FAMILY
+        self._request(now, Method.ALLOCATE, attributes)
 
     def _allocated(self, now: float, message: Message, started: float) -> None:
         attributes = message.attributes
@@ -666,6 +674,9 @@ class Allocation:
 
     def _permission_refused(self, now: float, permission: Permission, code: int, response: Message) -> None:
         permission.asked = False
+        if code == 400:
+            # What coturn says of an allocation that it has lost.
+            self.probe(now)
         if now < permission.until:
             self._arm(permission, now + RETRY_REFUSED)
         elif code == 400 and self._bind_all(now, permission):
@@ -733,6 +744,8 @@ class Allocation:
     def _bind_failed(self, now: float, channel: Channel, code: int, response: Message | None) -> None:
         """What is still bound stays in use until it ends; else Send indications go on (RFC 8656 §12)."""
         channel.asked = False
+        if code == 400:
+            self.probe(now)
         channel.ask_at = now + (RETRY_REFUSED if code else RETRY_LOST)
         channel.used = True
         self._arm(

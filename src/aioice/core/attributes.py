@@ -1,282 +1,336 @@
-"""STUN attributes: the registry, and their values to bytes and back (RFC 8489 §14, 8445 §16.1, 8656 §18, 5780 §7, 6062
-§6, 7635 §6, 8016 §3.4).
+"""STUN attributes: what there is, and how their values turn into bytes and back.
+
+The registry holds every attribute of RFC 8489, 8445, 8656, 5780, 6062, 7635 and 8016. A value is read in two steps:
+``valid`` judges its bytes when the message comes in, ``decode`` reads them when somebody asks, and cannot fail then.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from .address import IPV4, IPV6, ipv4_text, ipv6_text, parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .machine import Address
 
+#: RFC 8489 §5.
 COOKIE = 0x2112A442
-COOKIE_BYTES = b"\x21\x12\xa4\x42"
-IPV4 = 1
-IPV6 = 2
+#: What ports are XOR-ed with (RFC 8489 §14.2).
+_PORT_MASK = COOKIE >> 16
 
 _U16 = Struct("!H")
 _U32 = Struct("!I")
 _U64 = Struct("!Q")
-_ADDRESS4 = Struct("!BBHI")
-_ADDRESS6 = Struct("!BBH16s")
 _TWO_U16 = Struct("!HH")
+_IPV4_ADDRESS = Struct("!HHI")
+_IPV6_ADDRESS = Struct("!HH16s")
 
 
-@lru_cache(1024)
-def canonical_host(text: str) -> str:
-    """The one text form of an IP address; raises :class:`ValueError` if it is none."""
-    return str(ip_address(text))
+# -------------------------------------------------------------------------------------------------- values to bytes
+# The transaction id only matters to XOR-ed addresses.
 
 
-# Values to bytes. ``mask`` is the transaction id; only XOR-ed addresses use it.
+def _encode_address(value: Address, transaction_id: bytes) -> bytes:
+    family, number = parse_host(value[0])
+    if family == IPV4:
+        return _IPV4_ADDRESS.pack(IPV4, value[1], number)
+    return _IPV6_ADDRESS.pack(IPV6, value[1], number.to_bytes(16, "big"))
 
 
-def _pack_address(value: Address, mask: bytes = b"") -> bytes:
-    address = ip_address(value[0])
-    if address.version == 4:
-        return _ADDRESS4.pack(0, IPV4, value[1], int(address))
-    return _ADDRESS6.pack(0, IPV6, value[1], address.packed)
+def encode_xor_address(value: Address, transaction_id: bytes) -> bytes:
+    """RFC 8489 §14.2."""
+    family, number = parse_host(value[0])
+    if family == IPV4:
+        return _IPV4_ADDRESS.pack(IPV4, value[1] ^ _PORT_MASK, number ^ COOKIE)
+    mask = COOKIE << 96 | int.from_bytes(transaction_id, "big")
+    return _IPV6_ADDRESS.pack(IPV6, value[1] ^ _PORT_MASK, (number ^ mask).to_bytes(16, "big"))
 
 
-def pack_xor_address(value: Address, mask: bytes) -> bytes:
-    host, port = value
-    if ":" in host:
-        xored = int(IPv6Address(host)) ^ int.from_bytes(COOKIE_BYTES + mask)
-        return _ADDRESS6.pack(0, IPV6, port ^ COOKIE >> 16, xored.to_bytes(16))
-    a, b, c, d = host.split(".")
-    return _ADDRESS4.pack(0, IPV4, port ^ COOKIE >> 16, (int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)) ^ COOKIE)
-
-
-def _pack_bytes(value: bytes, mask: bytes) -> bytes:
+def _encode_bytes(value: bytes, transaction_id: bytes) -> bytes:
     return value
 
 
-def _pack_text(value: str, mask: bytes) -> bytes:
+def _encode_text(value: str, transaction_id: bytes) -> bytes:
     return value.encode()
 
 
-def _pack_flag(value: None, mask: bytes) -> bytes:
+def _encode_flag(value: None, transaction_id: bytes) -> bytes:
     return b""
 
 
-def _pack_u8(value: int, mask: bytes) -> bytes:
+def _encode_u8(value: int, transaction_id: bytes) -> bytes:
     return bytes((value,))
 
 
-def _pack_u16(value: int, mask: bytes) -> bytes:
-    """Two bytes, and two that are reserved."""
+def _encode_u16(value: int, transaction_id: bytes) -> bytes:
+    """The number, and two reserved bytes."""
     return _TWO_U16.pack(value, 0)
 
 
-def _pack_u32(value: int, mask: bytes) -> bytes:
+def _encode_u32(value: int, transaction_id: bytes) -> bytes:
     return _U32.pack(value)
 
 
-def _pack_u64(value: int, mask: bytes) -> bytes:
+def _encode_u64(value: int, transaction_id: bytes) -> bytes:
     return _U64.pack(value)
 
 
-def _pack_error(value: tuple[int, str], mask: bytes) -> bytes:
+def _encode_error(value: tuple[int, str], transaction_id: bytes) -> bytes:
     code, reason = value
     return bytes((0, 0, code // 100, code % 100)) + reason.encode()
 
 
-def _pack_family_error(value: tuple[int, int, str], mask: bytes) -> bytes:
+def _encode_family_error(value: tuple[int, int, str], transaction_id: bytes) -> bytes:
     family, code, reason = value
     return bytes((family, 0, code // 100, code % 100)) + reason.encode()
 
 
-def _pack_types(value: list[int], mask: bytes) -> bytes:
-    return b"".join(_U16.pack(number) for number in value)
+def _encode_types(value: list[int], transaction_id: bytes) -> bytes:
+    return b"".join(map(_U16.pack, value))
 
 
-def _pack_algorithm(value: tuple[int, bytes], mask: bytes) -> bytes:
+def _encode_algorithm(value: tuple[int, bytes], transaction_id: bytes) -> bytes:
     number, parameters = value
-    return _TWO_U16.pack(number, len(parameters)) + parameters + bytes(-len(parameters) % 4)
+    return _TWO_U16.pack(number, len(parameters)) + parameters + bytes(-len(parameters) & 3)
 
 
-def _pack_algorithms(value: list[tuple[int, bytes]], mask: bytes) -> bytes:
-    return b"".join(_pack_algorithm(algorithm, mask) for algorithm in value)
+def _encode_algorithms(value: list[tuple[int, bytes]], transaction_id: bytes) -> bytes:
+    return b"".join(_encode_algorithm(algorithm, transaction_id) for algorithm in value)
 
 
-# Bytes to values: the sizes are checked, so that these do not fail; ``check`` functions do the rest of that.
+# -------------------------------------------------------------------------------------------------- bytes to values
+# All get the whole message, where the value starts and how long it is.
 
 
-def _unpack_address(data: bytes, mask: bytes) -> Address:
-    if data[1] == IPV4:
-        return f"{data[4]}.{data[5]}.{data[6]}.{data[7]}", data[2] << 8 | data[3]
-    return str(IPv6Address(data[4:20])), data[2] << 8 | data[3]
+def _decode_address(data: bytes, start: int, length: int) -> Address:
+    if length == _IPV4_ADDRESS.size:
+        _, port, number = _IPV4_ADDRESS.unpack_from(data, start)
+        return ipv4_text(number), port
+    _, port, packed = _IPV6_ADDRESS.unpack_from(data, start)
+    return ipv6_text(int.from_bytes(packed, "big")), port
 
 
-def _unpack_xor_address(data: bytes, mask: bytes) -> Address:
-    port = (data[2] << 8 | data[3]) ^ COOKIE >> 16
-    if data[1] == IPV4:
-        return f"{data[4] ^ 0x21}.{data[5] ^ 0x12}.{data[6] ^ 0xA4}.{data[7] ^ 0x42}", port
-    return str(IPv6Address(int.from_bytes(data[4:20]) ^ int.from_bytes(COOKIE_BYTES + mask))), port
+def _decode_xor_address(data: bytes, start: int, length: int) -> Address:
+    if length == _IPV4_ADDRESS.size:
+        _, port, number = _IPV4_ADDRESS.unpack_from(data, start)
+        return ipv4_text(number ^ COOKIE), port ^ _PORT_MASK
+    _, port, packed = _IPV6_ADDRESS.unpack_from(data, start)
+    # The magic cookie and the transaction id follow each other in the header.
+    number = int.from_bytes(packed, "big") ^ int.from_bytes(data[4:20], "big")
+    return ipv6_text(number), port ^ _PORT_MASK
 
 
-def _unpack_bytes(data: bytes, mask: bytes) -> bytes:
-    return data
+def _decode_bytes(data: bytes, start: int, length: int) -> bytes:
+    return data[start : start + length]
 
 
-def _unpack_text(data: bytes, mask: bytes) -> str:
-    """Text is compared or shown, never trusted: what is not UTF-8 must not cost the message, and matches nothing."""
-    return data.decode(errors="replace")
+def _decode_text(data: bytes, start: int, length: int) -> str:
+    return data[start : start + length].decode(errors="replace")
 
 
-def _unpack_flag(data: bytes, mask: bytes) -> None:
+def _decode_flag(data: bytes, start: int, length: int) -> None:
     return None
 
 
-def _unpack_u8(data: bytes, mask: bytes) -> int:
-    return data[0]
+def _decode_u8(data: bytes, start: int, length: int) -> int:
+    return data[start]
 
 
-def _unpack_u16(data: bytes, mask: bytes) -> int:
-    return data[0] << 8 | data[1]
+def _decode_u16(data: bytes, start: int, length: int) -> int:
+    return data[start] << 8 | data[start + 1]
 
 
-def _unpack_number(data: bytes, mask: bytes) -> int:
-    return int.from_bytes(data)
+def _decode_number(data: bytes, start: int, length: int) -> int:
+    return int.from_bytes(data[start : start + length], "big")
 
 
-def _unpack_error(data: bytes, mask: bytes) -> tuple[int, str]:
-    return (data[2] & 7) * 100 + data[3], data[4:].decode(errors="replace")
+def _decode_error(data: bytes, start: int, length: int) -> tuple[int, str]:
+    """RFC 8489 §14.8: the bits before the class are reserved and ignored."""
+    return (data[start + 2] & 7) * 100 + data[start + 3], _decode_text(data, start + 4, length - 4)
 
 
-def _unpack_family_error(data: bytes, mask: bytes) -> tuple[int, int, str]:
-    return data[0], (data[2] & 7) * 100 + data[3], data[4:].decode(errors="replace")
+def _decode_family_error(data: bytes, start: int, length: int) -> tuple[int, int, str]:
+    return (data[start], *_decode_error(data, start, length))
 
 
-def _unpack_types(data: bytes, mask: bytes) -> list[int]:
-    return [data[i] << 8 | data[i + 1] for i in range(0, len(data) - 1, 2)]
+def _decode_types(data: bytes, start: int, length: int) -> list[int]:
+    return [number for (number,) in _U16.iter_unpack(data[start : start + length])]
 
 
-def _unpack_algorithms(data: bytes, mask: bytes) -> list[tuple[int, bytes]]:
+def _decode_algorithms(data: bytes, start: int, length: int) -> list[tuple[int, bytes]]:
     algorithms = []
-    position = 0
-    while position < len(data):
+    position, end = start, start + length
+    while position < end:
         number, size = _TWO_U16.unpack_from(data, position)
-        algorithms.append((number, data[position + 4 : position + 4 + size]))
-        position += 4 + size + -size % 4
+        position += 4
+        algorithms.append((number, data[position : position + size]))
+        position += size + 3 & -4
     return algorithms
 
 
-def _unpack_algorithm(data: bytes, mask: bytes) -> tuple[int, bytes]:
-    return _unpack_algorithms(data, mask)[0]
+def _decode_algorithm(data: bytes, start: int, length: int) -> tuple[int, bytes]:
+    return _decode_algorithms(data, start, length)[0]
 
 
-def _is_address(data: bytes) -> bool:
-    return (len(data) == 8 and data[1] == IPV4) or (len(data) == 20 and data[1] == IPV6)
+# ------------------------------------------------------------------------------------- what bytes may become values
 
 
-def _is_even(data: bytes) -> bool:
-    return len(data) % 2 == 0
+def _always(data: bytes, start: int, length: int) -> bool:
+    return True
 
 
-def _are_algorithms(data: bytes) -> bool:
-    position = 0
-    while position + 4 <= len(data):
-        position += 4 + _TWO_U16.unpack_from(data, position)[1]
-        if position < len(data):
-            position += -position % 4
-    return position == len(data) > 0
+def _never(data: bytes, start: int, length: int) -> bool:
+    return False
 
 
-def _is_algorithm(data: bytes) -> bool:
-    return _are_algorithms(data) and len(_unpack_algorithms(data, b"")) == 1
+def _is_address(data: bytes, start: int, length: int) -> bool:
+    family = data[start + 1] if length else None
+    return (length == 8 and family == IPV4) or (length == 20 and family == IPV6)
 
 
-def _is_sha256(data: bytes) -> bool:
+def _is_utf8(data: bytes, start: int, length: int) -> bool:
+    try:
+        data[start : start + length].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_port(data: bytes, start: int, length: int) -> bool:
+    """RFC 5780 §7.5 leaves it open whether its two bytes of padding count."""
+    return length == 2
+
+
+def _is_error(data: bytes, start: int, length: int) -> bool:
+    """RFC 8489 §14.8: from 300 to 699, and the last two digits are no more than that."""
+    return length >= 4 and 3 <= data[start + 2] & 7 <= 6 and data[start + 3] < 100
+
+
+def _are_types(data: bytes, start: int, length: int) -> bool:
+    return not length & 1
+
+
+def _are_algorithms(data: bytes, start: int, length: int) -> bool:
+    """RFC 8489 §14.11; whether the padding of the last one counts is not worth a quarrel."""
+    position, end = start, start + length
+    while position + 4 <= end:
+        unpadded = position + 4 + _TWO_U16.unpack_from(data, position)[1]
+        position = start + (unpadded - start + 3 & -4)
+        if position > end == unpadded:
+            return True
+    return position == end
+
+
+def _is_algorithm(data: bytes, start: int, length: int) -> bool:
+    return _are_algorithms(data, start, length) and len(_decode_algorithms(data, start, length)) == 1
+
+
+def _is_sha256(data: bytes, start: int, length: int) -> bool:
     """RFC 8489 §14.6: truncated to 16 bytes at least, in steps of 4."""
-    return 16 <= len(data) <= 32 and len(data) % 4 == 0
+    return 16 <= length <= 32 and not length & 3
 
 
-class Attribute(NamedTuple):
-    """One attribute: how its value is written, read and checked."""
-
-    type: int
-    name: str
-    pack: Callable[[Any, bytes], bytes]
-    unpack: Callable[[bytes, bytes], Any]
-    #: Smallest and largest size of the value, and what else must hold.
-    least: int
-    most: int
-    check: Callable[[bytes], bool] | None
+# ----------------------------------------------------------------------------------------------------------- registry
 
 
-_ANY = 0xFFFF
-_KINDS: dict[str, tuple[Any, ...]] = {
-    "address": (_pack_address, _unpack_address, 8, 20, _is_address),
-    "xor address": (pack_xor_address, _unpack_xor_address, 8, 20, _is_address),
-    "text": (_pack_text, _unpack_text, 0, _ANY, None),
-    "bytes": (_pack_bytes, _unpack_bytes, 0, _ANY, None),
-    "8 bytes": (_pack_bytes, _unpack_bytes, 8, 8, None),
-    "20 bytes": (_pack_bytes, _unpack_bytes, 20, 20, None),
-    "32 bytes": (_pack_bytes, _unpack_bytes, 32, 32, None),
-    "sha256": (_pack_bytes, _unpack_bytes, 16, 32, _is_sha256),
-    "flag": (_pack_flag, _unpack_flag, 0, 0, None),
-    "u8": (_pack_u8, _unpack_u8, 1, 1, None),
-    "u16": (_pack_u16, _unpack_u16, 4, 4, None),
-    "u32": (_pack_u32, _unpack_number, 4, 4, None),
-    "u64": (_pack_u64, _unpack_number, 8, 8, None),
-    "error": (_pack_error, _unpack_error, 4, _ANY, None),
-    "family error": (_pack_family_error, _unpack_family_error, 4, _ANY, None),
-    "types": (_pack_types, _unpack_types, 0, _ANY, _is_even),
-    "algorithm": (_pack_algorithm, _unpack_algorithm, 4, _ANY, _is_algorithm),
-    "algorithms": (_pack_algorithms, _unpack_algorithms, 4, _ANY, _are_algorithms),
-}
+class Attribute:
+    """One attribute: its type, and how its value is judged, read and written."""
+
+    __slots__ = ("type", "name", "informative", "size", "valid", "decode", "encode")
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        size: int | None,
+        valid: Callable[[bytes, int, int], bool],
+        decode: Callable[[bytes, int, int], Any],
+        encode: Callable[[Any, bytes], bytes],
+    ) -> None:
+        self.type = number
+        self.name = name
+        #: Values of this size need no further look; those of another must be ``valid``.
+        self.size = size
+        self.valid = valid
+        self.decode = decode
+        self.encode = encode
+        #: Comprehension-optional, and nothing is decided by it: malformed, it is ignored as if it were not known.
+        self.informative = number >= 0x8000 and name not in _DECISIVE
+
+
+#: Comprehension-optional attributes that decide about a message all the same.
+_DECISIVE = {"PASSWORD-ALGORITHMS", "FINGERPRINT", "ICE-CONTROLLED", "ICE-CONTROLLING"}
+
+_ADDRESS = (None, _is_address, _decode_address, _encode_address)
+_XOR_ADDRESS = (None, _is_address, _decode_xor_address, encode_xor_address)
+_TEXT = (None, _is_utf8, _decode_text, _encode_text)
+_SHOWN_TEXT = (None, _always, _decode_text, _encode_text)
+_BYTES = (None, _always, _decode_bytes, _encode_bytes)
+_BYTES_8 = (8, _never, _decode_bytes, _encode_bytes)
+_BYTES_20 = (20, _never, _decode_bytes, _encode_bytes)
+_BYTES_32 = (32, _never, _decode_bytes, _encode_bytes)
+_DIGEST = (32, _is_sha256, _decode_bytes, _encode_bytes)
+_FLAG = (0, _never, _decode_flag, _encode_flag)
+_8_BITS = (1, _never, _decode_u8, _encode_u8)
+_16_BITS = (4, _never, _decode_u16, _encode_u16)
+_PORT = (4, _is_port, _decode_u16, _encode_u16)
+_32_BITS = (4, _never, _decode_number, _encode_u32)
+_64_BITS = (8, _never, _decode_number, _encode_u64)
+_ERROR = (None, _is_error, _decode_error, _encode_error)
+_FAMILY_ERROR = (None, _is_error, _decode_family_error, _encode_family_error)
+_TYPES = (None, _are_types, _decode_types, _encode_types)
+_ALGORITHM = (None, _is_algorithm, _decode_algorithm, _encode_algorithm)
+_ALGORITHMS = (None, _are_algorithms, _decode_algorithms, _encode_algorithms)
+
 _REGISTRY = (
-    (0x0001, "MAPPED-ADDRESS", "address"),
-    (0x0003, "CHANGE-REQUEST", "u32"),
-    (0x0004, "SOURCE-ADDRESS", "address"),
-    (0x0005, "CHANGED-ADDRESS", "address"),
-    (0x0006, "USERNAME", "text"),
-    (0x0008, "MESSAGE-INTEGRITY", "20 bytes"),
-    (0x0009, "ERROR-CODE", "error"),
-    (0x000A, "UNKNOWN-ATTRIBUTES", "types"),
-    (0x000C, "CHANNEL-NUMBER", "u16"),
-    (0x000D, "LIFETIME", "u32"),
-    (0x0012, "XOR-PEER-ADDRESS", "xor address"),
-    (0x0013, "DATA", "bytes"),
-    (0x0014, "REALM", "text"),
-    (0x0015, "NONCE", "bytes"),
-    (0x0016, "XOR-RELAYED-ADDRESS", "xor address"),
-    (0x0017, "REQUESTED-ADDRESS-FAMILY", "u32"),
-    (0x0018, "EVEN-PORT", "u8"),
-    (0x0019, "REQUESTED-TRANSPORT", "u32"),
-    (0x001A, "DONT-FRAGMENT", "flag"),
-    (0x001B, "ACCESS-TOKEN", "bytes"),
-    (0x001C, "MESSAGE-INTEGRITY-SHA256", "sha256"),
-    (0x001D, "PASSWORD-ALGORITHM", "algorithm"),
-    (0x001E, "USERHASH", "32 bytes"),
-    (0x0020, "XOR-MAPPED-ADDRESS", "xor address"),
-    (0x0022, "RESERVATION-TOKEN", "8 bytes"),
-    (0x0024, "PRIORITY", "u32"),
-    (0x0025, "USE-CANDIDATE", "flag"),
-    (0x0026, "PADDING", "bytes"),
-    (0x0027, "RESPONSE-PORT", "u16"),
-    (0x002A, "CONNECTION-ID", "u32"),
-    (0x8000, "ADDITIONAL-ADDRESS-FAMILY", "u32"),
-    (0x8001, "ADDRESS-ERROR-CODE", "family error"),
-    (0x8002, "PASSWORD-ALGORITHMS", "algorithms"),
-    (0x8003, "ALTERNATE-DOMAIN", "text"),
-    (0x8004, "ICMP", "8 bytes"),
-    (0x8022, "SOFTWARE", "text"),
-    (0x8023, "ALTERNATE-SERVER", "address"),
-    (0x8027, "CACHE-TIMEOUT", "u32"),
-    (0x8028, "FINGERPRINT", "u32"),
-    (0x8029, "ICE-CONTROLLED", "u64"),
-    (0x802A, "ICE-CONTROLLING", "u64"),
-    (0x802B, "RESPONSE-ORIGIN", "address"),
-    (0x802C, "OTHER-ADDRESS", "address"),
-    (0x802E, "THIRD-PARTY-AUTHORIZATION", "text"),
-    (0x8030, "MOBILITY-TICKET", "bytes"),
+    Attribute(0x0001, "MAPPED-ADDRESS", *_ADDRESS),
+    Attribute(0x0003, "CHANGE-REQUEST", *_32_BITS),
+    Attribute(0x0004, "SOURCE-ADDRESS", *_ADDRESS),
+    Attribute(0x0005, "CHANGED-ADDRESS", *_ADDRESS),
+    Attribute(0x0006, "USERNAME", *_TEXT),
+    Attribute(0x0008, "MESSAGE-INTEGRITY", *_BYTES_20),
+    Attribute(0x0009, "ERROR-CODE", *_ERROR),
+    Attribute(0x000A, "UNKNOWN-ATTRIBUTES", *_TYPES),
+    Attribute(0x000C, "CHANNEL-NUMBER", *_16_BITS),
+    Attribute(0x000D, "LIFETIME", *_32_BITS),
+    Attribute(0x0012, "XOR-PEER-ADDRESS", *_XOR_ADDRESS),
+    Attribute(0x0013, "DATA", *_BYTES),
+    Attribute(0x0014, "REALM", *_TEXT),
+    Attribute(0x0015, "NONCE", *_BYTES),
+    Attribute(0x0016, "XOR-RELAYED-ADDRESS", *_XOR_ADDRESS),
+    Attribute(0x0017, "REQUESTED-ADDRESS-FAMILY", *_32_BITS),
+    Attribute(0x0018, "EVEN-PORT", *_8_BITS),
+    Attribute(0x0019, "REQUESTED-TRANSPORT", *_32_BITS),
+    Attribute(0x001A, "DONT-FRAGMENT", *_FLAG),
+    Attribute(0x001B, "ACCESS-TOKEN", *_BYTES),
+    Attribute(0x001C, "MESSAGE-INTEGRITY-SHA256", *_DIGEST),
+    Attribute(0x001D, "PASSWORD-ALGORITHM", *_ALGORITHM),
+    Attribute(0x001E, "USERHASH", *_BYTES_32),
+    Attribute(0x0020, "XOR-MAPPED-ADDRESS", *_XOR_ADDRESS),
+    Attribute(0x0022, "RESERVATION-TOKEN", *_BYTES_8),
+    Attribute(0x0024, "PRIORITY", *_32_BITS),
+    Attribute(0x0025, "USE-CANDIDATE", *_FLAG),
+    Attribute(0x0026, "PADDING", *_BYTES),
+    Attribute(0x0027, "RESPONSE-PORT", *_PORT),
+    Attribute(0x002A, "CONNECTION-ID", *_32_BITS),
+    Attribute(0x8000, "ADDITIONAL-ADDRESS-FAMILY", *_32_BITS),
+    Attribute(0x8001, "ADDRESS-ERROR-CODE", *_FAMILY_ERROR),
+    Attribute(0x8002, "PASSWORD-ALGORITHMS", *_ALGORITHMS),
+    Attribute(0x8003, "ALTERNATE-DOMAIN", *_SHOWN_TEXT),
+    Attribute(0x8004, "ICMP", *_BYTES_8),
+    Attribute(0x8022, "SOFTWARE", *_SHOWN_TEXT),
+    Attribute(0x8023, "ALTERNATE-SERVER", *_ADDRESS),
+    Attribute(0x8027, "CACHE-TIMEOUT", *_32_BITS),
+    Attribute(0x8028, "FINGERPRINT", *_32_BITS),
+    Attribute(0x8029, "ICE-CONTROLLED", *_64_BITS),
+    Attribute(0x802A, "ICE-CONTROLLING", *_64_BITS),
+    Attribute(0x802B, "RESPONSE-ORIGIN", *_ADDRESS),
+    Attribute(0x802C, "OTHER-ADDRESS", *_ADDRESS),
+    Attribute(0x802E, "THIRD-PARTY-AUTHORIZATION", *_SHOWN_TEXT),
+    Attribute(0x8030, "MOBILITY-TICKET", *_BYTES),
 )
-BY_TYPE = {number: Attribute(number, name, *_KINDS[kind]) for number, name, kind in _REGISTRY}
-BY_NAME = {attribute.name: attribute for attribute in BY_TYPE.values()}
+BY_TYPE = {attribute.type: attribute for attribute in _REGISTRY}
+BY_NAME = {attribute.name: attribute for attribute in _REGISTRY}

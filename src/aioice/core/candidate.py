@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from .address import canonical_host, parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -330,13 +330,11 @@ def _parse_address(host: object) -> tuple[str, int] | None:
     return _parse_address_text(host) if isinstance(host, str) and "%" not in host else None
 
 
-@lru_cache(maxsize=1024)
 def _parse_address_text(host: str) -> tuple[str, int] | None:
     try:
-        address = ipaddress.ip_address(host)
+        return canonical_host(host), parse_host(host)[0]
     except ValueError:
         return None
-    return str(address), address.version
 
 
 def _quoted(value: object) -> str:

@@ -209,9 +209,13 @@ class CheckList:
                 self.set(pair, PairState.WAITING)
 
     def _may_start(self, pair: Pair) -> bool:
-        """RFC 8838 §12: a new pair waits frozen while one of its foundation is on its way."""
-        same = [other.state for other in self.pairs if other is not pair and other.foundation == pair.foundation]
-        return PairState.SUCCEEDED in same or not (PairState.WAITING in same or PairState.IN_PROGRESS in same)
+        """RFC 8838 §12: a new pair waits frozen while one of its foundation is on its way, unless it is the topmost."""
+        same = [other for other in self.pairs if other is not pair and other.foundation == pair.foundation]
+        states = {other.state for other in same}
+        if PairState.SUCCEEDED in states or not (PairState.WAITING in states or PairState.IN_PROGRESS in states):
+            return True
+        rank = (pair.component, -pair.priority)
+        return all(rank < (other.component, -other.priority) for other in same)
 
     def unfreeze(self, succeeded: Pair) -> list[Pair]:
         """RFC 8445 §7.2.5.3.3; returns the pairs that may now be checked."""

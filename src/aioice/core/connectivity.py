@@ -8,13 +8,14 @@ from a valid or a dead pair: that it tells the agent, as :class:`Valid`, :class:
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .candidate import Candidate, candidate_priority
 from .checklist import PairState
 from .generation import MAX_REMOTE_CANDIDATES, EarlyCheck, Generation
 from .machine import Transmit
 from .message import Class, Method, binding_request, binding_response, parse_message
+from .record import Record
 from .requests import Requests
 from .responder import Strangers, error_answer, is_for
 
@@ -32,7 +33,7 @@ ICE_CONTROLLING = 0x802A
 MAX_CONFLICTS = 3
 
 
-class Check(NamedTuple):
+class Check(Record):
     """What a request in flight was sent for."""
 
     generation: Generation
@@ -44,20 +45,20 @@ class Check(NamedTuple):
     consent: bool
 
 
-class Heard(NamedTuple):
+class Heard(Record):
     """The peer has shown at this address that it knows our password."""
 
     base: Base
     peer: Address
 
 
-class PeerChecks(NamedTuple):
+class PeerChecks(Record):
     """The first check of the peer for a component of this generation."""
 
     generation: Generation
 
 
-class Valid(NamedTuple):
+class Valid(Record):
     """A check of the pair succeeded; the peer saw it come from ``mapped``."""
 
     generation: Generation
@@ -66,28 +67,28 @@ class Valid(NamedTuple):
     priority: int
 
 
-class Nominated(NamedTuple):
+class Nominated(Record):
     generation: Generation
     pair: Pair
 
 
-class Dead(NamedTuple):
+class Dead(Record):
     """The pair failed, as a check or as a nomination."""
 
     generation: Generation
     pair: Pair
 
 
-class RoleChanged(NamedTuple):
+class RoleChanged(Record):
     controlling: bool
 
 
-class ConsentAnswered(NamedTuple):
+class ConsentAnswered(Record):
     pair: Pair
     transaction_id: bytes
 
 
-class ConsentRefused(NamedTuple):
+class ConsentRefused(Record):
     """An authenticated 403: the peer revokes (RFC 7675 §5.2)."""
 
     pair: Pair

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 #: The time that a request is given to be answered before consent may expire, whatever the tunables are: RFC 8489
 #: §6.2.1's first RTO.
 TIME_TO_ANSWER = 0.5
+#: No two requests leave in a shorter time, whatever the tunables are.
+LEAST_INTERVAL = 0.05
 #: Consent requests whose answers are still waited for; more than the default time-out and interval can make.
 MAX_OUTSTANDING = 16
 
@@ -32,7 +34,8 @@ class Consent:
 
     def _interval(self) -> float:
         """RFC 7675 §5.1: randomized between 0.8 and 1.2 of the basic period."""
-        return self._tunables.consent_interval * (0.8 + 0.4 * int.from_bytes(self._random(2)) / 0xFFFF)
+        factor = 0.8 + 0.4 * int.from_bytes(self._random(2)) / 0xFFFF
+        return max(LEAST_INTERVAL, self._tunables.consent_interval * factor)
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables

@@ -8,9 +8,9 @@ and the answers it asked for, and drains it into its own queue.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from .allocation import Allocated, Allocation, AllocationConfig, AllocationFailed, AllocationLost
+from .address import canonical_host
 from .candidate import Candidate, candidate_foundation, candidate_priority, local_preferences
 from .checklist import Base
 from .machine import (
@@ -27,12 +27,14 @@ from .machine import (
     Transmit,
 )
 from .machine import Done as ChildDone
-from .message import Class, Message, Method, canonical_host
+from .message import Class, Message, Method
+from .record import Record
 from .requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .allocation import Allocated, Allocation
     from .machine import Address, Report, Tunables
 
 #: A server that shows no sign of life holds gathering this long, in seconds: two transmissions of a query (RFC 8489
@@ -40,12 +42,12 @@ if TYPE_CHECKING:
 SILENCE = 1.0
 
 
-class StunServer(NamedTuple):
+class StunServer(Record):
     host: str
     port: int
 
 
-class TurnServer(NamedTuple):
+class TurnServer(Record):
     host: str
     port: int
     transport: str = "udp"
@@ -54,19 +56,27 @@ class TurnServer(NamedTuple):
     password: str | None = None
 
 
-class Found(NamedTuple):
+class Found(Record):
     """A candidate; that of the base itself if it is ``base.candidate``."""
 
     base: Base
     candidate: Candidate
 
 
-class BaseLost(NamedTuple):
+class BaseLost(Record):
     link: int
     detail: str
 
 
-class Gathered(NamedTuple):
+class RelayRefused(Record):
+    """The TURN server does not let us send to this peer."""
+
+    link: int
+    peer: Address
+    code: int
+
+
+class Gathered(Record):
     """Whoever waits for the candidates of this component need not wait longer; late ones may still be found."""
 
     component: int
@@ -121,6 +131,7 @@ class Gatherer:
         self._known: set[tuple[int, Address, Address]] = set()
         self._queries: dict[int, tuple[Job, StunServer | TurnServer]] = {}
         self._stun_addresses: tuple[str, ...] | None = None
+        self._stun_asked: set[tuple[int, Address]] = set()
         self._allocations: dict[int, Allocation] = {}
         self._server_links: set[int] = set()
         self._closed = False
@@ -219,15 +230,20 @@ class Gatherer:
         for host in self._stun_addresses or ():
             if (":" in host) != (":" in base.candidate.host):
                 continue
+            server = (host, self.stun_server.port)
+            if (base.link, server) in self._stun_asked:
+                continue
+            self._stun_asked.add((base.link, server))
             message = Message(Method.BINDING, Class.REQUEST, self._random(12))
             message.add_fingerprint()
             data = bytes(message)
-            server = (host, self.stun_server.port)
             self._requests.start(now, message.transaction_id, data, base.link, server, (job, base))
             job.asked.add(message.transaction_id)
             self._outputs.append(Transmit(base.link, server, data))
 
     def _allocate(self, now: float, job: Job, server: TurnServer, address: str) -> None:
+        from .allocation import Allocation, AllocationConfig  # costs a tenth of our import, and few programs need it
+
         config = AllocationConfig(
             server=(address, server.port),
             transport=server.transport,
@@ -309,21 +325,26 @@ class Gatherer:
             self._drain(now, allocation)
             return
         if isinstance(report, SendFailed):
-            for request in self._requests.all():
-                if request.link == report.link and request.peer == report.peer:
-                    self._requests.end(request)
-                    request.context[0].asked.discard(request.transaction_id)
+            self._end_queries(report.link, report.peer)
         elif isinstance(report, LinkClosed):
+            self._end_queries(report.link, None)
             if self._bases.pop(report.link, None) is not None:
                 self._outputs.append(BaseLost(report.link, f"{report.reason}: {report.detail}"))
                 self._outputs.append(Close(report.link))
         else:
             self._opened(now, report)
 
+    def _end_queries(self, link: int, peer: Address | None) -> None:
+        """No answer will come from ``peer``, or from anybody, over this link."""
+        for request in self._requests.all():
+            if request.link == link and peer in (None, request.peer):
+                self._requests.end(request)
+                request.context[0].asked.discard(request.transaction_id)
+
     def _opened(self, now: float, report: Opened | OpenFailed) -> None:
         job = next((job for job in self._jobs.values() if report.link in job.opening), None)
         if job is None:
-            if isinstance(report, Opened) and self._closed:
+            if isinstance(report, Opened) and report.link not in self._bases:
                 self._outputs.append(Close(report.link))
             return
         host = job.opening.pop(report.link)
@@ -352,6 +373,8 @@ class Gatherer:
         return next((job for job in self._jobs.values() if allocation in job.asked), None)
 
     def _drain(self, now: float, allocation: Allocation, job: Job | None = None) -> None:
+        from .allocation import Allocated, AllocationFailed, AllocationLost, PeerRefused
+
         job = job or self._job_of(allocation)
         while (output := allocation.poll_output()) is not None:
             if isinstance(output, OpenUdp | OpenStream | OpenRelay):
@@ -369,6 +392,8 @@ class Gatherer:
             elif isinstance(output, AllocationLost):
                 if self._bases.pop(output.relay_link, None) is not None:
                     self._outputs.append(BaseLost(output.relay_link, output.detail))
+            elif isinstance(output, PeerRefused):
+                self._outputs.append(RelayRefused(output.relay_link, output.peer, output.code))
             elif isinstance(output, ChildDone):
                 for link in [link for link, owner in self._allocations.items() if owner is allocation]:
                     del self._allocations[link]

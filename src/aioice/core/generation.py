@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .checklist import CheckList
 from .message import IntegrityKey, Message
+from .record import Record
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ MAX_EARLY_CHECKS = 100
 MAX_REMOTE_CANDIDATES = 256
 
 
-class EarlyCheck(NamedTuple):
+class EarlyCheck(Record):
     """An authenticated check that came before the remote credentials."""
 
     base: Base

@@ -14,7 +14,9 @@ datagrams, reports and the time, and after every call drains :meth:`Machine.poll
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from .record import Record
 
 if TYPE_CHECKING:
     from .candidate import Candidate
@@ -47,7 +49,7 @@ class Reason(StrEnum):
 # ---------------------------------------------------------------------------------------------- outputs: to the world
 
 
-class Transmit(NamedTuple):
+class Transmit(Record):
     """Send one datagram (on a stream link: one whole frame)."""
 
     link: int
@@ -55,14 +57,14 @@ class Transmit(NamedTuple):
     data: bytes
 
 
-class OpenUdp(NamedTuple):
+class OpenUdp(Record):
     """Bind a UDP socket to an ephemeral port of ``host``, an address of this machine or a wildcard."""
 
     link: int
     host: str
 
 
-class OpenStream(NamedTuple):
+class OpenStream(Record):
     """Connect a TCP stream, over TLS when ``server_name`` is not None (the name that the certificate must carry)."""
 
     link: int
@@ -70,7 +72,7 @@ class OpenStream(NamedTuple):
     server_name: str | None
 
 
-class OpenRelay(NamedTuple):
+class OpenRelay(Record):
     """A relayed transport address is there: ``link`` is a number for it; answered like the other opens.
 
     What is transmitted on it leaves, wrapped, through another link; the runner only keeps a name for it.
@@ -81,20 +83,20 @@ class OpenRelay(NamedTuple):
     mapped: Address
 
 
-class Close(NamedTuple):
+class Close(Record):
     """Close a link, also one that is still being opened. No report follows."""
 
     link: int
 
 
-class Resolve(NamedTuple):
+class Resolve(Record):
     """Look a name up, over mDNS when it ends in ``.local``, else over DNS; answered by one :class:`Resolved`."""
 
     query: int
     name: str
 
 
-class Accept(NamedTuple):
+class Accept(Record):
     """Application data that comes from ``peer`` over ``link`` belongs to ``component``."""
 
     link: int
@@ -102,14 +104,14 @@ class Accept(NamedTuple):
     component: int
 
 
-class Revoke(NamedTuple):
+class Revoke(Record):
     """Application data from ``peer`` over ``link`` is no longer welcome."""
 
     link: int
     peer: Address
 
 
-class Route(NamedTuple):
+class Route(Record):
     """Application data of ``component`` leaves through ``link`` to ``peer`` from now on."""
 
     component: int
@@ -118,13 +120,13 @@ class Route(NamedTuple):
     remote: Candidate
 
 
-class Unroute(NamedTuple):
+class Unroute(Record):
     """Nothing of ``component`` may be sent any more."""
 
     component: int
 
 
-class Deliver(NamedTuple):
+class Deliver(Record):
     """A datagram that was unwrapped by the machine: treat it as application data received on ``link``."""
 
     link: int
@@ -132,13 +134,13 @@ class Deliver(NamedTuple):
     data: bytes
 
 
-class Notify(NamedTuple):
+class Notify(Record):
     """Something the application may want to know (:mod:`aioice.core.events`)."""
 
     event: object
 
 
-class Done(NamedTuple):
+class Done(Record):
     """The machine has ended: nothing but late ``Close`` outputs will follow."""
 
     reason: str
@@ -164,18 +166,18 @@ Output = (
 # ------------------------------------------------------------------------------------------- reports: from the world
 
 
-class Opened(NamedTuple):
+class Opened(Record):
     link: int
     local: Address
 
 
-class OpenFailed(NamedTuple):
+class OpenFailed(Record):
     link: int
     reason: Reason
     detail: str
 
 
-class LinkClosed(NamedTuple):
+class LinkClosed(Record):
     """An opened link has gone by itself (a stream ended, a socket died)."""
 
     link: int
@@ -183,7 +185,7 @@ class LinkClosed(NamedTuple):
     detail: str
 
 
-class SendFailed(NamedTuple):
+class SendFailed(Record):
     """A datagram to ``peer`` did not arrive: the system or ICMP said so."""
 
     link: int
@@ -191,14 +193,14 @@ class SendFailed(NamedTuple):
     reason: Reason
 
 
-class Resolved(NamedTuple):
+class Resolved(Record):
     """The addresses of a name, in the order of preference; none if it has none."""
 
     query: int
     addresses: tuple[str, ...]
 
 
-class Tunables(NamedTuple):
+class Tunables(Record):
     """What programs may change at run time. All times in seconds."""
 
     #: RFC 7675 §5.1: mean distance of two consent requests.

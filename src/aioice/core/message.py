@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
+import struct
+from collections.abc import MutableMapping
 from enum import IntEnum
-from hmac import compare_digest
-from struct import Struct
-from typing import TYPE_CHECKING, Any
+from hashlib import sha1, sha256
+from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
-from .attributes import BY_NAME, BY_TYPE, COOKIE, COOKIE_BYTES, canonical_host, pack_xor_address
+from .attributes import BY_NAME, BY_TYPE, COOKIE, encode_xor_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .machine import Address
 
 __all__ = [
+    "COOKIE",
     "Attributes",
     "Class",
     "IntegrityKey",
@@ -24,26 +26,29 @@ __all__ = [
     "Method",
     "binding_request",
     "binding_response",
-    "canonical_host",
     "parse_message",
+    "read_message",
 ]
 
 HEADER_LENGTH = 20
+#: RFC 8489 §14.7.
 FINGERPRINT_XOR = 0x5354554E
-USERNAME = 0x0006
-MESSAGE_INTEGRITY = 0x0008
-MESSAGE_INTEGRITY_SHA256 = 0x001C
-FINGERPRINT = 0x8028
-ICE_CONTROLLED = 0x8029
-ICE_CONTROLLING = 0x802A
 
-_HEADER = Struct("!HHI12s")
-_ATTRIBUTE = Struct("!HH")
-_FINGERPRINT = Struct("!HHI")
-_REQUEST_TAIL = Struct("!HHIHHQ")
+_MESSAGE_INTEGRITY = 0x0008
+_MESSAGE_INTEGRITY_SHA256 = 0x001C
+_FINGERPRINT = 0x8028
+_INTEGRITY_SIZE = 20
+_FULL_SHA256_SIZE = 32
+
+_HEADER = struct.Struct("!HHI12s")
+_ATTRIBUTE = struct.Struct("!HH")
+_read_header = _HEADER.unpack_from
+_read_attribute = _ATTRIBUTE.unpack_from
 
 
 class Class(IntEnum):
+    """The class of a message, as its bits in the header (RFC 8489 §5)."""
+
     REQUEST = 0x000
     INDICATION = 0x010
     RESPONSE = 0x100
@@ -51,6 +56,8 @@ class Class(IntEnum):
 
 
 class Method(IntEnum):
+    """RFC 8489 §18.2, RFC 8656 §17 and RFC 6062 §6.1."""
+
     BINDING = 0x001
     SHARED_SECRET = 0x002
     ALLOCATE = 0x003
@@ -69,136 +76,149 @@ _METHODS: dict[int, Method] = {int(value): value for value in Method}
 
 
 class IntegrityKey:
-    """A key with its HMAC states prepared, to be copied for each message."""
+    """A key of MESSAGE-INTEGRITY, prepared: what HMAC hashes before every text is hashed once (RFC 2104 §4)."""
 
-    __slots__ = ("key", "_inner", "_outer", "_inner256", "_outer256")
+    __slots__ = ("_key", "_inner", "_outer", "_inner256", "_outer256")
 
     def __init__(self, key: bytes) -> None:
-        self.key = key
-        self._inner, self._outer = _hmac_states(hashlib.sha1, key)
+        self._key = key
+        self._inner, self._outer = _hmac_states(sha1, key)
         self._inner256: Any = None
         self._outer256: Any = None
 
-    def sha1(self, *parts: bytes) -> bytes:
-        inner, outer = self._inner.copy(), self._outer.copy()
-        for part in parts:
-            inner.update(part)
+    def sha1(self, text: bytes) -> bytes:
+        inner = self._inner.copy()
+        inner.update(text)
+        outer = self._outer.copy()
         outer.update(inner.digest())
         digest: bytes = outer.digest()
         return digest
 
-    def sha256(self, *parts: bytes) -> bytes:
+    def sha256(self, text: bytes) -> bytes:
         if self._inner256 is None:
-            self._inner256, self._outer256 = _hmac_states(hashlib.sha256, self.key)
-        inner, outer = self._inner256.copy(), self._outer256.copy()
-        for part in parts:
-            inner.update(part)
+            self._inner256, self._outer256 = _hmac_states(sha256, self._key)
+        inner = self._inner256.copy()
+        inner.update(text)
+        outer = self._outer256.copy()
         outer.update(inner.digest())
         digest: bytes = outer.digest()
         return digest
+
+
+#: A key as bytes is good for a few messages; for many, prepare it.
+Key = bytes | IntegrityKey
 
 
 def _hmac_states(algorithm: Any, key: bytes) -> tuple[Any, Any]:
-    """RFC 2104, with the two padded keys hashed in advance."""
-    if len(key) > 64:
+    block = 64
+    if len(key) > block:
         key = algorithm(key).digest()
-    padded = int.from_bytes(key.ljust(64, b"\0"))
-    inner = algorithm((padded ^ int.from_bytes(b"\x36" * 64)).to_bytes(64))
-    outer = algorithm((padded ^ int.from_bytes(b"\x5c" * 64)).to_bytes(64))
-    return inner, outer
+    padded = key.ljust(block, b"\0")
+    return algorithm(bytes(byte ^ 0x36 for byte in padded)), algorithm(bytes(byte ^ 0x5C for byte in padded))
 
 
-def _prepared(key: bytes | IntegrityKey) -> IntegrityKey:
-    return key if isinstance(key, IntegrityKey) else IntegrityKey(key)
+def _sha1(key: Key, text: bytes) -> bytes:
+    return key.sha1(text) if isinstance(key, IntegrityKey) else hmac.digest(key, text, "sha1")
 
 
-class Attributes(dict[str, Any]):
+def _sha256(key: Key, text: bytes) -> bytes:
+    return key.sha256(text) if isinstance(key, IntegrityKey) else hmac.digest(key, text, "sha256")
+
+
+# ----------------------------------------------------------------------------------------------------------- messages
+
+
+class Attributes(MutableMapping[str, Any]):
     """The attributes of a parsed message by name, each decoded when it is asked for."""
 
-    __slots__ = ("_data", "_raw")
+    __slots__ = ("untouched", "_data", "_places", "_values")
 
-    def __init__(self, data: bytes, raw: dict[int, tuple[int, int]]) -> None:
+    def __init__(self, data: bytes, places: dict[str, int]) -> None:
+        #: Nothing was set or deleted since the message was parsed.
+        self.untouched = True
         self._data = data
-        self._raw = raw
+        #: Where the values start in the message, in its order; 0 for those that were set since.
+        self._places = places
+        self._values: dict[str, Any] = {}
 
-    def __missing__(self, name: str) -> Any:
-        attribute = BY_NAME.get(name)
-        if attribute is None or attribute.type not in self._raw:
-            raise KeyError(name)
-        start, end = self._raw[attribute.type]
-        value = attribute.unpack(self._data[start:end], self._data[8:20])
-        super().__setitem__(name, value)
+    def __getitem__(self, name: str) -> Any:
+        if name in self._values:
+            return self._values[name]
+        start = self._places[name]
+        value = self._values[name] = BY_NAME[name].decode(self._data, start, self._length(start))
         return value
 
     def __contains__(self, name: object) -> bool:
-        if super().__contains__(name):
-            return True
-        attribute = BY_NAME.get(name) if isinstance(name, str) else None
-        return attribute is not None and attribute.type in self._raw
+        return name in self._places
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._decode_all()
-        super().__setitem__(name, value)
-
-    def __delitem__(self, name: str) -> None:
-        self._decode_all()
-        super().__delitem__(name)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        self._decode_all()
-        return super().pop(name, *default)
-
-    def _decode_all(self) -> None:
-        """All of them, in their order in the message: a plain dictionary from then on."""
-        if self._raw:
-            decoded = {BY_TYPE[number].name: self[BY_TYPE[number].name] for number in self._raw}
-            self._raw = {}
-            super().clear()
-            super().update(decoded)
+        return self[name] if name in self._places else default
 
     def __iter__(self) -> Iterator[str]:
-        self._decode_all()
-        return super().__iter__()
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._raw) or super().__len__()
+        return len(self._places)
 
-    def keys(self) -> Any:
-        self._decode_all()
-        return super().keys()
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.untouched = False
+        self._places[name] = 0
+        self._values[name] = value
 
-    def values(self) -> Any:
-        self._decode_all()
-        return super().values()
+    def __delitem__(self, name: str) -> None:
+        del self._places[name]
+        self.untouched = False
+        self._values.pop(name, None)
 
-    def items(self) -> Any:
-        self._decode_all()
-        return super().items()
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
 
-    def __eq__(self, other: object) -> bool:
-        self._decode_all()
-        return super().__eq__(other)
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self}
 
     def __repr__(self) -> str:
-        self._decode_all()
-        return super().__repr__()
+        return repr(dict(self))
+
+    def received_message(self, header: bytes) -> bytes | None:
+        """The whole message as it came; None if that can no longer be what stands here or in the header."""
+        data = self._data
+        if self.untouched and header[:2] == data[:2] and header[8:] == data[8:20]:
+            return None if any(isinstance(value, list) for value in self._values.values()) else data
+        return None
+
+    def received(self, name: str, transaction_id: bytes) -> bytes | None:
+        """The attribute as it came, with its padding; None if that can no longer be what it stands for."""
+        start = self._places[name]
+        if not start or isinstance(self._values.get(name), list) or self._data[8:20] != transaction_id:
+            return None
+        return self._data[start - 4 : start + (self._length(start) + 3 & -4)]
+
+    def covered(self, name: str) -> tuple[bytes, bytes] | None:
+        """What the integrity attribute of this name protects, and its value."""
+        start = self._places.get(name)
+        if start is None:
+            return None
+        data = self._data
+        length = self._length(start)
+        # RFC 8489 §14.5: hashed as if the message ended with the attribute.
+        size = start + length - HEADER_LENGTH
+        return b"%b%b%b" % (data[:2], size.to_bytes(2, "big"), data[4 : start - 4]), data[start : start + length]
+
+    def _length(self, start: int) -> int:
+        return self._data[start - 2] << 8 | self._data[start - 1]
 
 
 class Message:
-    """A STUN message; ``attributes`` are its attributes by name, in their order."""
+    """A STUN message.
 
-    __slots__ = (
-        "message_method",
-        "message_class",
-        "transaction_id",
-        "attributes",
-        "unknown_required",
-        "_covered",
-        "_covered256",
-    )
+    :param message_method: A :class:`Method`; in a parsed message a plain number if it is not known.
+    :param attributes: Values by the attributes' names, in the order in which they are sent.
+    """
+
+    __slots__ = ("message_method", "message_class", "transaction_id", "attributes", "unknown_required")
 
     def __init__(
         self,
@@ -211,11 +231,8 @@ class Message:
         self.message_class = message_class
         self.transaction_id = transaction_id
         self.attributes: dict[str, Any] = {} if attributes is None else attributes
-        #: Types of attributes that must be understood and are not (RFC 8489 §6.3.1).
+        #: Types of attributes that must be understood and are not (RFC 8489 §6.3.1); always empty in a message of ours.
         self.unknown_required: tuple[int, ...] = ()
-        #: What MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256 cover: the bytes, and the position of the attribute.
-        self._covered: tuple[bytes, int] | None = None
-        self._covered256: tuple[bytes, int] | None = None
 
     @property
     def error_code(self) -> int | None:
@@ -223,59 +240,44 @@ class Message:
         error = self.attributes.get("ERROR-CODE")
         return None if error is None else error[0]
 
-    def add_message_integrity(self, key: bytes | IntegrityKey) -> None:
-        """Sign with HMAC-SHA1 and add FINGERPRINT; to be the last change (RFC 8489 §14.5)."""
-        for name in ("MESSAGE-INTEGRITY", "MESSAGE-INTEGRITY-SHA256", "FINGERPRINT"):
-            self.attributes.pop(name, None)
-        data = bytes(self)
-        self._covered = (data, len(data))
-        self.attributes["MESSAGE-INTEGRITY"] = _prepared(key).sha1(_sized(data, len(data), 24))
+    def add_message_integrity(self, key: Key) -> None:
+        """Add MESSAGE-INTEGRITY and FINGERPRINT; nothing but :meth:`add_message_integrity_sha256` may follow."""
+        self._remove("MESSAGE-INTEGRITY", "MESSAGE-INTEGRITY-SHA256", "FINGERPRINT")
+        text = self._encode(self.attributes, 4 + _INTEGRITY_SIZE)
+        self.attributes["MESSAGE-INTEGRITY"] = _sha1(key, text)
         self.add_fingerprint()
 
-    def add_message_integrity_sha256(self, key: bytes | IntegrityKey) -> None:
-        """Sign with HMAC-SHA256 and add FINGERPRINT; to be the last change (RFC 8489 §14.6)."""
-        for name in ("MESSAGE-INTEGRITY-SHA256", "FINGERPRINT"):
-            self.attributes.pop(name, None)
-        data = bytes(self)
-        self._covered256 = (data, len(data))
-        self.attributes["MESSAGE-INTEGRITY-SHA256"] = _prepared(key).sha256(_sized(data, len(data), 36))
+    def add_message_integrity_sha256(self, key: Key) -> None:
+        """Add MESSAGE-INTEGRITY-SHA256, in full length, and FINGERPRINT; nothing may follow."""
+        self._remove("MESSAGE-INTEGRITY-SHA256", "FINGERPRINT")
+        text = self._encode(self.attributes, 4 + _FULL_SHA256_SIZE)
+        self.attributes["MESSAGE-INTEGRITY-SHA256"] = _sha256(key, text)
         self.add_fingerprint()
 
     def add_fingerprint(self) -> None:
-        """Add FINGERPRINT; to be the very last change (RFC 8489 §14.7)."""
-        self.attributes.pop("FINGERPRINT", None)
-        data = bytes(self)
-        self.attributes["FINGERPRINT"] = _fingerprint(data, len(data))
+        """Add FINGERPRINT; nothing may follow."""
+        self._remove("FINGERPRINT")
+        self.attributes["FINGERPRINT"] = crc32(self._encode(self.attributes, 8)) ^ FINGERPRINT_XOR
 
-    def check_message_integrity(self, key: bytes | IntegrityKey) -> bool:
-        """Whether MESSAGE-INTEGRITY is there and made with ``key``."""
-        if self._covered is None:
-            return False
-        data, position = self._covered
-        return compare_digest(self.attributes["MESSAGE-INTEGRITY"], _prepared(key).sha1(_sized(data, position, 24)))
+    def check_message_integrity(self, key: Key) -> bool:
+        """Whether the message carries MESSAGE-INTEGRITY, made with ``key`` (RFC 8489 §14.5)."""
+        covered = self._covered("MESSAGE-INTEGRITY")
+        return covered is not None and hmac.compare_digest(_sha1(key, covered[0]), covered[1])
 
-    def check_message_integrity_sha256(self, key: bytes | IntegrityKey) -> bool:
-        """Whether MESSAGE-INTEGRITY-SHA256 is there and made with ``key``, truncated or not."""
-        if self._covered256 is None:
+    def check_message_integrity_sha256(self, key: Key, minimum: int = _FULL_SHA256_SIZE) -> bool:
+        """Whether the message carries MESSAGE-INTEGRITY-SHA256, made with ``key`` (RFC 8489 §14.6).
+
+        A usage of STUN that allows truncated values says so with ``minimum``, from 16 bytes on; ICE and TURN do not.
+        """
+        covered = self._covered("MESSAGE-INTEGRITY-SHA256")
+        if covered is None or len(covered[1]) < minimum:
             return False
-        data, position = self._covered256
-        value = self.attributes["MESSAGE-INTEGRITY-SHA256"]
-        digest = _prepared(key).sha256(_sized(data, position, 4 + len(value)))
-        return compare_digest(value, digest[: len(value)])
+        return hmac.compare_digest(_sha256(key, covered[0])[: len(covered[1])], covered[1])
 
     def __bytes__(self) -> bytes:
-        parts = [b""]
-        size = 0
-        for name, value in self.attributes.items():
-            attribute = BY_NAME[name]
-            data = attribute.pack(value, self.transaction_id)
-            padding = -len(data) % 4
-            parts.append(_ATTRIBUTE.pack(attribute.type, len(data)) + data + bytes(padding))
-            size += 4 + len(data) + padding
-        method = self.message_method
-        kind = (method & 0xF) | (method & 0x70) << 1 | (method & 0xF80) << 2 | self.message_class
-        parts[0] = _HEADER.pack(kind, size, COOKIE, self.transaction_id)
-        return b"".join(parts)
+        parsed = _parsed(self.attributes)
+        received = None if parsed is None else parsed.received_message(self._header(0))
+        return self._encode(self.attributes, 0) if received is None else received
 
     def __repr__(self) -> str:
         method = self.message_method
@@ -285,20 +287,61 @@ class Message:
             f"transaction_id={self.transaction_id.hex()}, attributes={self.attributes})"
         )
 
+    def _remove(self, *names: str) -> None:
+        for name in names:
+            self.attributes.pop(name, None)
 
-def _sized(data: bytes, position: int, further: int) -> bytes:
-    """The message up to ``position``, its length as if it ended ``further`` bytes later (RFC 8489 §14.5)."""
-    return b"%b%b%b" % (data[:2], (position - HEADER_LENGTH + further).to_bytes(2), data[4:position])
+    def _covered(self, name: str) -> tuple[bytes, bytes] | None:
+        parsed = _parsed(self.attributes)
+        if parsed is not None and parsed.untouched:
+            return parsed.covered(name)
+        value = self.attributes.get(name)
+        if value is None:
+            return None
+        names = list(self.attributes)
+        return self._encode(names[: names.index(name)], 4 + len(value)), value
+
+    def _encode(self, names: Iterable[str], further: int) -> bytes:
+        """The message with the attributes of these names, and a length that counts ``further`` bytes."""
+        body = b"".join(map(self._encode_attribute, names))
+        size = len(body) + further
+        if size > 0xFFFF:
+            raise ValueError(f"a STUN message cannot have {size} bytes of attributes")
+        return self._header(size) + body
+
+    def _header(self, size: int) -> bytes:
+        message_type = _message_type(self.message_method, self.message_class)
+        return _HEADER.pack(message_type, size, COOKIE, self.transaction_id)
+
+    def _encode_attribute(self, name: str) -> bytes:
+        parsed = _parsed(self.attributes)
+        received = None if parsed is None else parsed.received(name, self.transaction_id)
+        if received is not None:
+            return received
+        attribute = BY_NAME[name]
+        try:
+            value = attribute.encode(self.attributes[name], self.transaction_id)
+            return _ATTRIBUTE.pack(attribute.type, len(value)) + value + bytes(-len(value) & 3)
+        except struct.error as exc:
+            raise ValueError(f"{name} cannot be {self.attributes[name]!a}: {exc}") from None
 
 
-def _fingerprint(data: bytes, position: int) -> int:
-    return crc32(_sized(data, position, 8)) ^ FINGERPRINT_XOR
+def _parsed(attributes: object) -> Attributes | None:
+    return attributes if isinstance(attributes, Attributes) else None
+
+
+def _message_type(method: int, message_class: int) -> int:
+    """RFC 8489 §5: the two bits of the class stand between those of the method."""
+    return method & 0xF | (method & 0x70) << 1 | (method & 0xF80) << 2 | message_class
+
+
+# ------------------------------------------------------------------------------------------------------------ parsing
 
 
 def parse_message(data: bytes) -> Message:
-    """Read a message; raises :class:`ValueError`, and nothing else, if it is not one.
+    """Read a message; raises :class:`ValueError`, and nothing else, if the bytes are not one.
 
-    The fingerprint is verified, the integrity is not: see :meth:`Message.check_message_integrity`.
+    The fingerprint is verified. The integrity is not: see :meth:`Message.check_message_integrity`.
     """
     message = Message.__new__(Message)
     read_message(message, data)
@@ -306,74 +349,93 @@ def parse_message(data: bytes) -> Message:
 
 
 def read_message(message: Message, data: bytes) -> None:
-    """Fill a new message from its bytes, as :func:`parse_message`."""
+    """Fill a new message, or one of a subclass, from its bytes, as :func:`parse_message`."""
+    if type(data) is not bytes:
+        data = bytes(data)
     size = len(data)
     if size < HEADER_LENGTH:
-        raise ValueError("shorter than a STUN header")
-    kind, length, cookie, transaction_id = _HEADER.unpack_from(data)
-    if kind & 0xC000 or cookie != COOKIE:
+        raise ValueError("STUN message length is less than 20 bytes")
+    message_type, length, cookie, transaction_id = _read_header(data)
+    if message_type > 0x3FFF or cookie != COOKIE:
         raise ValueError("not a STUN message")
-    if length + HEADER_LENGTH != size or length & 3:
-        raise ValueError("STUN length does not match")
-    method = (kind & 0xF) | (kind & 0xE0) >> 1 | (kind & 0x3E00) >> 2
+    if length & 3 or length + HEADER_LENGTH != size:
+        raise ValueError("STUN message length does not match")
+    places: dict[str, int] = {}
+    message.unknown_required = _read_attributes(data, size, places)
+    message.message_class = message_class = _CLASSES[message_type & 0x110]
+    method = message_type & 0xF | message_type >> 1 & 0x70 | message_type >> 2 & 0xF80
     message.message_method = _METHODS.get(method, method)
-    message.message_class = _CLASSES[kind & 0x110]
     message.transaction_id = transaction_id
-    message.unknown_required = ()
-    message._covered = message._covered256 = None
-    message.attributes = Attributes(data, _read_attributes(message, data, size))
+    # It is used as a dictionary, and its users may say so.
+    message.attributes = cast("dict[str, Any]", Attributes(data, places))
+    if message_class is Class.REQUEST and "ICE-CONTROLLING" in places and "ICE-CONTROLLED" in places:
+        raise ValueError("STUN request claims both ICE roles")
 
 
-def _read_attributes(message: Message, data: bytes, size: int) -> dict[int, tuple[int, int]]:
-    """Where each attribute's value is, the first of each type (RFC 8489 §14)."""
-    raw: dict[int, tuple[int, int]] = {}
+def _read_attributes(data: bytes, size: int, places: dict[str, int]) -> tuple[int, ...]:
+    """Find the first attribute of each type (RFC 8489 §14); returns the unknown types that must be understood."""
+    unknown: dict[int, None] = {}
     position = HEADER_LENGTH
-    signed = 0
     while position < size:
-        number, length = _ATTRIBUTE.unpack_from(data, position)
+        number, length = _read_attribute(data, position)
         start = position + 4
-        end = start + length
-        if end > size:
+        following = start + (length + 3 & -4)
+        if following > size:
             raise ValueError("STUN attribute is longer than the message")
-        # RFC 8489 §14.5: after an integrity attribute only stronger ones and the fingerprint count.
-        if signed and number != FINGERPRINT and (number != MESSAGE_INTEGRITY_SHA256 or signed > 1):
-            position = end + (-length & 3)
-            continue
+        if number in _CLOSING:
+            _read_closing(data, position, size, places)
+            break
         attribute = BY_TYPE.get(number)
         if attribute is None:
-            if number < 0x8000 and number not in message.unknown_required:
-                message.unknown_required += (number,)
-        elif number not in raw:
-            if not attribute.least <= length <= attribute.most or (
-                attribute.check is not None and not attribute.check(data[start:end])
-            ):
+            if number < 0x8000:
+                unknown[number] = None
+        elif attribute.name not in places:
+            if length == attribute.size or attribute.valid(data, start, length):
+                places[attribute.name] = start
+            elif not attribute.informative:
                 raise ValueError(f"{attribute.name} is malformed")
-            raw[number] = (start, end)
-            if number == MESSAGE_INTEGRITY:
-                message._covered = (data, position)
-                signed = 1
-            elif number == MESSAGE_INTEGRITY_SHA256:
-                message._covered256 = (data, position)
-                signed = 2
-            elif number == FINGERPRINT:
-                if end != size:
-                    raise ValueError("bytes after FINGERPRINT")
-                if int.from_bytes(data[start:end]) != _fingerprint(data, position):
-                    raise ValueError("FINGERPRINT does not match")
-        position = end + (-length & 3)
-    if ICE_CONTROLLED in raw and ICE_CONTROLLING in raw:
-        raise ValueError("both roles in one message")
-    return raw
+        position = following
+    return tuple(unknown)
 
 
-# ------------------------------------------------------------------------------------------------- the hot path of ICE
+#: What protects a message, in the order in which it may come; from the first of them on, nothing else counts.
+_CLOSING = {_MESSAGE_INTEGRITY: 1, _MESSAGE_INTEGRITY_SHA256: 2, _FINGERPRINT: 3}
 
 
-def _sign(body: bytes, key: IntegrityKey) -> bytes:
-    """MESSAGE-INTEGRITY and FINGERPRINT behind a message whose length field counts the former already."""
-    signed = b"%b\x00\x08\x00\x14%b" % (body, key.sha1(body))
-    sized = b"%b%b%b" % (signed[:2], (len(signed) - HEADER_LENGTH + 8).to_bytes(2), signed[4:])
-    return sized + _FINGERPRINT.pack(FINGERPRINT, 4, crc32(sized) ^ FINGERPRINT_XOR)
+def _read_closing(data: bytes, position: int, size: int, places: dict[str, int]) -> None:
+    """Read on from the first attribute that protects the message (RFC 8489 §14.5 to §14.7)."""
+    stage = 0
+    while position < size:
+        number, length = _read_attribute(data, position)
+        start = position + 4
+        following = start + (length + 3 & -4)
+        if following > size:
+            raise ValueError("STUN attribute is longer than the message")
+        if _CLOSING.get(number, 0) > stage:
+            attribute = BY_TYPE[number]
+            if length != attribute.size and not attribute.valid(data, start, length):
+                raise ValueError(f"{attribute.name} is malformed")
+            if number == _FINGERPRINT:
+                _verify_fingerprint(data, start, size)
+            places[attribute.name] = start
+            stage = _CLOSING[number]
+        position = following
+
+
+def _verify_fingerprint(data: bytes, start: int, size: int) -> None:
+    if start + 4 != size:
+        raise ValueError("STUN message goes on after its fingerprint")
+    if crc32(data[: start - 4]) ^ FINGERPRINT_XOR != int.from_bytes(data[start:], "big"):
+        raise ValueError("STUN message fingerprint does not match")
+
+
+# ------------------------------------------------------------------------------------------- checks and their answers
+
+_PRIORITY_AND_ROLE = struct.Struct("!HHIHHQ")
+_FINGERPRINT_ATTRIBUTE = struct.Struct("!HHI")
+_BINDING_REQUEST = _message_type(Method.BINDING, Class.REQUEST)
+_BINDING_RESPONSE = _message_type(Method.BINDING, Class.RESPONSE)
+_USE_CANDIDATE = b"\x00\x25\x00\x00"
 
 
 def binding_request(
@@ -383,20 +445,29 @@ def binding_request(
     role: int,
     tie_breaker: int,
     use_candidate: bool,
-    key: IntegrityKey,
+    key: Key,
 ) -> bytes:
-    """A connectivity check (RFC 8445 §7.2.2); ``role`` is the type of ICE-CONTROLLING or ICE-CONTROLLED."""
-    attributes = b"%b%b%b%b" % (
-        _ATTRIBUTE.pack(USERNAME, len(username)),
-        username.ljust(len(username) + (-len(username) & 3), b"\0"),
-        _REQUEST_TAIL.pack(0x0024, 4, priority, role, 8, tie_breaker),
-        b"\x00\x25\x00\x00" if use_candidate else b"",
+    """A connectivity check (RFC 8445 §7.2.2); ``role`` is the type of ICE-CONTROLLING or of ICE-CONTROLLED."""
+    attributes = b"\x00\x06%b%b%b%b%b" % (
+        len(username).to_bytes(2, "big"),
+        username,
+        bytes(-len(username) & 3),
+        _PRIORITY_AND_ROLE.pack(0x0024, 4, priority, role, 8, tie_breaker),
+        _USE_CANDIDATE if use_candidate else b"",
     )
-    return _sign(_HEADER.pack(0x0001, len(attributes) + 24, COOKIE, transaction_id) + attributes, key)
+    return _signed(_BINDING_REQUEST, transaction_id, attributes, key)
 
 
-def binding_response(transaction_id: bytes, peer: Address, key: IntegrityKey) -> bytes:
-    """The signed success answer to a check from ``peer`` (RFC 8445 §7.3.1.2)."""
-    value = pack_xor_address(peer, transaction_id)
-    header = b"\x01\x01" + (len(value) + 28).to_bytes(2) + COOKIE_BYTES + transaction_id
-    return _sign(b"%b\x00\x20%b%b" % (header, len(value).to_bytes(2), value), key)
+def binding_response(transaction_id: bytes, peer: Address, key: Key) -> bytes:
+    """The success answer to a check from ``peer`` (RFC 8445 §7.3.1.2)."""
+    value = encode_xor_address(peer, transaction_id)
+    return _signed(_BINDING_RESPONSE, transaction_id, b"\x00\x20\x00%c%b" % (len(value), value), key)
+
+
+def _signed(message_type: int, transaction_id: bytes, attributes: bytes, key: Key) -> bytes:
+    """The message with MESSAGE-INTEGRITY and FINGERPRINT; each is made as if the message ended with it."""
+    size = len(attributes) + 4 + _INTEGRITY_SIZE
+    digest = _sha1(key, _HEADER.pack(message_type, size, COOKIE, transaction_id) + attributes)
+    header = _HEADER.pack(message_type, size + 8, COOKIE, transaction_id)
+    data = b"%b%b\x00\x08\x00\x14%b" % (header, attributes, digest)
+    return data + _FINGERPRINT_ATTRIBUTE.pack(_FINGERPRINT, 4, crc32(data) ^ FINGERPRINT_XOR)

@@ -11,11 +11,11 @@ known. There are three departures from the RFC, for names that are random and we
 
 from __future__ import annotations
 
-import ipaddress
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import dnswire
+from .address import IPV4, ipv4_text, ipv6_text, parse_host
 from .candidate import is_mdns_hostname
 from .dnswire import TYPE_A, TYPE_AAAA, TYPE_ANY, Question, Record
 from .machine import Done, LinkClosed, Output, Transmit
@@ -148,11 +148,11 @@ class Multicast:
         """Answer for ``name`` from now on; an address that it had in this family is replaced."""
         if not is_mdns_hostname(name):
             raise ValueError(f"{name!r} is not a name of one label under .local")
-        parsed = ipaddress.ip_address(address)
-        key, type = dnswire.encode_name(name), TYPE_A if parsed.version == 4 else TYPE_AAAA
+        family, number = parse_host(address)
+        key, type = dnswire.encode_name(name), TYPE_A if family == IPV4 else TYPE_AAAA
         records = self._published.setdefault(key, {})
         old = records.get(type)
-        records[type] = Record(key, type, dnswire.CLASS_IN, TTL, parsed.packed)
+        records[type] = Record(key, type, dnswire.CLASS_IN, TTL, number.to_bytes(4 if family == IPV4 else 16, "big"))
         if old != records[type]:
             self._forget(lambda _, record: record == old)
 
@@ -309,4 +309,5 @@ def _is_address(record: Record) -> bool:
 
 
 def _address(record: Record) -> str:
-    return str(ipaddress.ip_address(record.rdata))
+    number = int.from_bytes(record.rdata, "big")
+    return ipv4_text(number) if record.type == TYPE_A else ipv6_text(number)

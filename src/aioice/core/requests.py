@@ -15,7 +15,7 @@ LAST_WAIT = 16
 class Request:
     """One request that waits for its answer."""
 
-    __slots__ = ("transaction_id", "data", "link", "peer", "context", "started", "deadline", "_rto", "_sent", "_max")
+    __slots__ = ("transaction_id", "data", "link", "peer", "context", "started", "deadline", "_rto", "_sent", "_max", "_ends")
 
     def __init__(
         self,
@@ -39,6 +39,8 @@ class Request:
         self._max = sends
         self._sent = 1
         self.deadline = now + self._wait()
+        #: Stopped early: when it would have been given up.
+        self._ends = self.deadline
 
     def _wait(self) -> float:
         doublings: int = 1 << (self._sent - 1)
@@ -49,8 +51,18 @@ class Request:
         self.deadline = now + self._wait()
 
     def stop(self) -> None:
-        """Not to be sent again, but an answer still counts (RFC 8445 §7.3.1.4)."""
-        self._max = self._sent
+        """Not to be sent again, but an answer still counts as long as it would have (RFC 8445 §7.3.1.4)."""
+        if not self.exhausted:
+            last = 1 << (self._max - 1)
+            self._ends = self.started + self._rto * (last - 1 + min(LAST_WAIT, last))
+            self._max = self._sent
+
+    def wait_on(self) -> bool:
+        """Whether there is still time for an answer, though it is not to be sent again."""
+        if self.deadline >= self._ends:
+            return False
+        self.deadline = self._ends
+        return True
 
     @property
     def exhausted(self) -> bool:
@@ -139,7 +151,9 @@ class Requests:
             if not self._current(entry):
                 continue
             request = entry[1]
-            if request.exhausted:
+            if request.exhausted and request.wait_on():
+                heappush(self._timers, (request.deadline, request))
+            elif request.exhausted:
                 del self._pending[request.transaction_id]
                 failed.append(request)
             else:

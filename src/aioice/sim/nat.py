@@ -6,8 +6,8 @@ from collections.abc import Container
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypedDict
 
+from ..core.address import canonical_host
 from ..core.machine import Address
-from ..core.message import canonical_host
 from .network import Attachment, Conditions, Fate, Host, Network, Packet, Way, is_ipv6
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
+from ..core.address import canonical_host
 from ..core.machine import Address, Reason
-from ..core.message import canonical_host
 
 if TYPE_CHECKING:
     from ..core.machine import Machine
