@@ -1,12 +1,13 @@
 """What a connectivity check costs its receiver: parse it, check its integrity, build the signed answer.
 
-    python benchmarks/stun_codec.py            this package and aioice 0.13.0 in turns: medians and ratios
-    python benchmarks/stun_codec.py --json     microseconds of the installed one, for ``run.py``
+``python benchmarks/run.py --only stun`` measures this package and aioice 0.13.0 in turns. The script by itself prints
+the medians of the one that is installed; with ``--json`` all its microseconds, which is how ``run.py`` calls it.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -87,14 +88,12 @@ def measured() -> dict[str, list[float]]:
 
 
 def main() -> None:
+    numbers = measured()
     if "--json" in sys.argv[1:]:
-        print(json.dumps(measured()))
+        print(json.dumps(numbers))
         return
-    import run
-
-    old = run.Side(run.old_python(), None)
-    new = run.Side(old.python, str(run.ROOT / "src"))
-    print(run.table(run.results(*run.measure((old, new), ["stun"], quick=False))))
+    for name, samples in numbers.items():
+        print(f"{name}: {statistics.median(samples):.1f} µs")
 
 
 if __name__ == "__main__":

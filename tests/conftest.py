@@ -1,4 +1,4 @@
-"""Runs tests that are coroutine functions, each in its own event loop and for a minute at most."""
+"""Runs tests that are coroutine functions, each in its own event loop and for a minute at most; fixtures for all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import inspect
 from typing import Any
 
 import pytest
+
+from aioice import ice
 
 #: No test needs nearly as long: a hanging one fails with a traceback that shows where it waits.
 TIME_LIMIT = 60
@@ -24,3 +26,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 async def _limited(test: Any, arguments: dict[str, Any]) -> None:
     async with asyncio.timeout(TIME_LIMIT):
         await test(**arguments)
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections use the loopback interface, in IPv4."""
+    monkeypatch.setattr(ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"] if use_ipv4 else [])

@@ -15,6 +15,7 @@ import pytest
 
 from aioice import stun, turn
 from aioice.core.allocation import MAX_DATA
+from aioice.core.machine import Done
 from aioice.net.host import AsyncioHost
 
 RELAYED = ("198.51.100.7", 50000)
@@ -42,7 +43,7 @@ class Server(asyncio.DatagramProtocol):
         self.address = transport.get_extra_info("sockname")
 
     def methods(self) -> list[str]:
-        return [request.message_method.name for request in self.requests]
+        return [stun.Method(request.message_method).name for request in self.requests]
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self.client = addr
@@ -58,7 +59,7 @@ class Server(asyncio.DatagramProtocol):
             self.transport.sendto(bytes(self.answer(message)), addr)
 
     def answer(self, request: stun.Message) -> stun.Message:
-        method = request.message_method
+        method = stun.Method(request.message_method)
         if method in self.refuse:
             attributes: dict[str, Any] = {"ERROR-CODE": (self.refuse[method], "No")}
             return stun.Message(method, stun.Class.ERROR, request.transaction_id, attributes)
@@ -107,12 +108,12 @@ def others() -> set[asyncio.Task[Any]]:
 
 @asynccontextmanager
 async def nothing_left() -> AsyncIterator[None]:
-    """Neither tasks nor unclosed sockets stay behind, two seconds after the end at the latest."""
+    """Neither tasks nor unclosed sockets stay behind, a few seconds after the end at the latest."""
     before = others()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while left := others() - before:
                 await asyncio.wait(left)
         gc.collect()
@@ -177,7 +178,9 @@ async def test_endpoint() -> None:
         assert client.errors == []
 
 
-async def test_spellings_of_a_peer() -> None:
+@pytest.mark.parametrize("remembered", [0, 2, 4096])
+async def test_spellings_of_a_peer(monkeypatch: pytest.MonkeyPatch, remembered: int) -> None:
+    monkeypatch.setattr(turn, "_MAX_SPELLINGS", remembered)
     async with nothing_left(), running() as server:
         transport, client = await create(server.address)
         transport._allocation._ipv6 = True
@@ -244,6 +247,7 @@ async def test_abort() -> None:
         transport.abort()
         transport.abort()
         transport.close()
+        transport._on_output(Done("late"))
         assert await client.lost is None
         assert server.methods() == ["ALLOCATE"]
 
@@ -263,7 +267,7 @@ async def test_server_that_does_not_answer_the_deletion() -> None:
         transport, client = await create(server.address)
         server.silent = set(stun.Method)
         transport.close()
-        assert await asyncio.wait_for(client.lost, 3) is None
+        assert await asyncio.wait_for(client.lost, 10) is None
         assert server.methods() == ["ALLOCATE", "REFRESH"]
 
 
@@ -437,6 +441,22 @@ async def test_cancelled_at_the_last_moment() -> None:
             await creation
         assert await clients[0].lost is None
         assert server.methods() == ["ALLOCATE", "REFRESH"]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_cancelled_when_the_answer_comes(monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    received = turn._ServerLink.datagram_received
+
+    def cancel_and_receive(self: Any, data: bytes, addr: Any) -> None:
+        creation.cancel()
+        received(self, data, addr)
+
+    monkeypatch.setattr(turn._ServerLink, "datagram_received", cancel_and_receive)
+    async with nothing_left(), running() as server:
+        server.refuse = {stun.Method.ALLOCATE: 403} if refused else {}
+        creation = asyncio.ensure_future(create(server.address))
+        with pytest.raises(asyncio.CancelledError):
+            await creation
 
 
 async def test_protocol_that_raises() -> None:

@@ -10,7 +10,9 @@ import logging
 import os
 from collections import deque
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from . import stun
 from .core.address import canonical_host
@@ -26,7 +28,7 @@ from .core.events import (
     StateChanged,
 )
 from .core.gathering import Found, Gathered, StunServer, TurnServer
-from .core.machine import Accept, Deliver, Notify, Revoke, Route, Tunables, Unroute
+from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
 from .net.driver import Driver
 from .net.host import AsyncioHost
@@ -179,6 +181,46 @@ class Connection:
     :raises ValueError: for credentials or numbers that cannot be used.
     """
 
+    # Thousands of connections live in one process; the dictionary is there for what programs hang on them.
+    __slots__ = (
+        "remote_is_lite",
+        "remote_username",
+        "remote_password",
+        "stun_server",
+        "turn_server",
+        "turn_username",
+        "turn_password",
+        "turn_ssl",
+        "turn_transport",
+        "_id",
+        "_local_username",
+        "_local_password",
+        "_use_ipv4",
+        "_use_ipv6",
+        "_transport_policy",
+        "_components",
+        "_ssl_context",
+        "_config",
+        "_agent",
+        "_driver",
+        "_nominated",
+        "_protocols",
+        "_local_candidates",
+        "_remote_candidates_end",
+        "_gather_task",
+        "_gathered",
+        "_queue",
+        "_closed",
+        "_close_told",
+        "_failure",
+        "_dropped",
+        "_state_waiters",
+        "_event_waiters",
+        "_event_queues",
+        "__dict__",
+        "__weakref__",
+    )
+
     def __init__(
         self,
         ice_controlling: bool,
@@ -232,7 +274,7 @@ class Connection:
         self._use_ipv4 = use_ipv4
         self._use_ipv6 = use_ipv6
         self._transport_policy = transport_policy
-        self._components = set(range(1, components + 1))
+        self._components = range(1, components + 1)
         self._ssl_context = ssl_context
         self._config = AgentConfig(
             controlling=ice_controlling,
@@ -259,9 +301,9 @@ class Connection:
         self._close_told = False
         self._failure = ""
         self._dropped = 0
-        self._state_waiters: set[asyncio.Future[None]] = set()
-        self._event_waiters: set[asyncio.Future[ConnectionEvent]] = set()
-        self._event_queues: list[_EventQueue] = []
+        self._state_waiters: list[asyncio.Future[None]] = []
+        self._event_waiters: list[asyncio.Future[ConnectionEvent]] = []
+        self._event_queues: WeakSet[_EventQueue] | None = None
 
     # ------------------------------------------------------------------------------------------------------- attributes
 
@@ -328,24 +370,35 @@ class Connection:
         if self._gather_task is None:
             self._gather_task = asyncio.ensure_future(self._gather())
             self._gather_task.add_done_callback(_retrieve)
-        await asyncio.shield(self._gather_task)
+        try:
+            await asyncio.shield(self._gather_task)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling() or not self._gather_task.cancelled():
+                raise
+            # It was close() that ended the gathering.
 
     async def _gather(self) -> None:
-        self._running_driver()
+        driver = self._running_driver()
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
             addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
-        components = sorted(self._components)
-        results = await asyncio.gather(
-            *(self.get_component_candidates(component=component, addresses=addresses) for component in components)
-        )
-        if self._closed:
-            return
-        # A program that has wrapped or replaced the method says with its result which candidates there are.
-        told = [candidate for candidates in results for candidate in candidates]
-        self._local_candidates += [candidate for candidate in told if candidate not in self._local_candidates]
-        self._local_candidates[:] = [candidate for candidate in self._local_candidates if candidate in told]
-        self._adopt_protocols()
+        components = self._components
+        try:
+            await asyncio.gather(*(self._gather_component(component, addresses) for component in components))
+        finally:
+            if self._closed:
+                self._close_unadopted()
+            else:
+                self._adopt_protocols()
+                driver.do(self._agent.end_gathering)
+
+    async def _gather_component(self, component: int, addresses: list[str]) -> None:
+        told = await self.get_component_candidates(component=component, addresses=addresses)
+        if not self._closed:
+            # A program that has wrapped or replaced the method says with its result which candidates there are.
+            candidates = [c for c in self._local_candidates if c.component != component or c in told]
+            self._local_candidates = candidates + [c for c in told if c not in candidates]
 
     async def get_component_candidates(
         self, component: int, addresses: list[str], timeout: float = 5
@@ -367,6 +420,12 @@ class Connection:
             if protocol.link is None:
                 protocol.link = driver.do(self._agent.adopt, protocol.local_candidate)
                 driver.adopt(protocol.link, protocol.transport, protocol)
+
+    def _close_unadopted(self) -> None:
+        for protocol in self._protocols:
+            if protocol.link is None:
+                protocol.transport.close()
+        self._protocols.clear()
 
     def get_default_candidate(self, component: int) -> Candidate | None:
         """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one
@@ -434,11 +493,11 @@ class Connection:
             if self._closed or self.state is ConnectionState.FAILED:
                 raise ConnectionError(f"ICE negotiation failed: {self._failure}")
             waiter = driver.loop.create_future()
-            self._state_waiters.add(waiter)
+            self._state_waiters.append(waiter)
             try:
                 await waiter
             finally:
-                self._state_waiters.discard(waiter)
+                self._state_waiters.remove(waiter)
 
     def restart(self, local_username: str | None = None, local_password: str | None = None) -> None:
         """Start a new generation (RFC 8445 §9).
@@ -495,6 +554,8 @@ class Connection:
         if not self._closed:
             self._do(self._agent.close, "closed")
             self._ended("closed", discard=True)
+        if self._driver is not None:
+            await self._driver.end_tasks()
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> Connection:
@@ -555,12 +616,14 @@ class Connection:
             self._close_told = True
             return ConnectionClosed(self._failure)
         waiter: asyncio.Future[ConnectionEvent] = asyncio.get_running_loop().create_future()
-        self._event_waiters.add(waiter)
+        self._event_waiters.append(waiter)
         try:
             await asyncio.sleep(0)
-            return await waiter
+            event = await waiter
         finally:
-            self._event_waiters.discard(waiter)
+            self._event_waiters.remove(waiter)
+        self._close_told = True
+        return event
 
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """All events from now on, in order, the last being :class:`ConnectionClosed`.
@@ -573,7 +636,9 @@ class Connection:
         if self._closed:
             queue.put(ConnectionClosed(self._failure))
         else:
-            self._event_queues.append(queue)
+            if self._event_queues is None:
+                self._event_queues = WeakSet()
+            self._event_queues.add(queue)
         return queue
 
     # ------------------------------------------------------------------------------------------ what the protocols tell
@@ -649,6 +714,8 @@ class Connection:
                     protocol.datagram_received(output.data, output.peer)
         elif isinstance(output, Notify):
             self._handle_event(output.event)
+        elif isinstance(output, Done):
+            self._driver.close()
 
     def _handle_event(self, event: object) -> None:
         if isinstance(event, Gathered):
@@ -659,8 +726,10 @@ class Connection:
         if isinstance(event, Found):
             self._base_found(event)
             return
-        if isinstance(event, LocalCandidate) and event.candidate is not None:
-            self._local_candidates.append(event.candidate)
+        if isinstance(event, LocalCandidate):
+            # An endpoint that the application opened itself may have been listed by it.
+            if event.candidate is not None and event.candidate not in self._local_candidates:
+                self._local_candidates.append(event.candidate)
         elif isinstance(event, StateChanged):
             self._failure = event.reason
             logger.info("%s %s%s", self, event.state, f": {event.reason}" if event.reason else "")
@@ -668,7 +737,7 @@ class Connection:
                 if not waiter.done():
                     waiter.set_result(None)
         if isinstance(event, ConnectionEvent):
-            for queue in self._event_queues:
+            for queue in self._event_queues or ():
                 queue.put(event)
         if isinstance(event, ConnectionClosed):
             self._ended(event.reason, discard=False)
@@ -689,16 +758,17 @@ class Connection:
         self._closed = True
         self._failure = reason
         self._nominated.clear()
-        self._protocols.clear()
+        self._close_unadopted()
         self._local_candidates.clear()
+        if self._gather_task is not None:
+            self._gather_task.cancel()
         for gathered in self._gathered.values():
             if not gathered.done():
                 gathered.set_result(None)
         for waiter in self._event_waiters:
             if not waiter.done():
-                self._close_told = True
                 waiter.set_result(ConnectionClosed(reason))
-        self._event_queues.clear()
+        self._event_queues = None
 
     def __repr__(self) -> str:
         return f"Connection({self._id})"
@@ -709,31 +779,46 @@ class _EventQueue:
 
     def __init__(self) -> None:
         self._events: deque[ConnectionEvent] = deque(maxlen=MAX_EVENTS)
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
         self._over = False
 
     def put(self, event: ConnectionEvent) -> None:
         self._events.append(event)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def __aiter__(self) -> AsyncIterator[ConnectionEvent]:
         return self
 
     async def __anext__(self) -> ConnectionEvent:
-        if self._over:
-            raise StopAsyncIteration
         while not self._events:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            if self._over:
+                raise StopAsyncIteration
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
         event = self._events.popleft()
-        self._over = isinstance(event, ConnectionClosed)
+        if isinstance(event, ConnectionClosed):
+            self._over = True
+            self._wake()
         return event
 
 
+@lru_cache(4)
+def _shared_tunables(*values: float) -> Tunables:
+    return Tunables(values[0], int(values[1]), int(values[2]), values[3])
+
+
 def _tunables() -> Tunables:
-    """What programs may have changed in the modules."""
-    return Tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+    """What programs may have changed in the modules; one object for all connections."""
+    return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
 
 
 async def _resolve_mdns(name: str) -> tuple[str, ...]:

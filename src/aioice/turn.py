@@ -113,7 +113,7 @@ class TurnTransport(asyncio.DatagramTransport):
         self._receiver = protocol
         self._machine = _Machine(config)
         self._allocation = self._machine.allocation
-        self._driver = Driver(self._machine, host, self._make_link, self._on_output)
+        self._driver = Driver(self._machine, host, self._make_link, self._on_output, _tunables)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._watch: asyncio.Task[None] | None = None
@@ -206,11 +206,11 @@ class TurnTransport(asyncio.DatagramTransport):
 
     def _on_output(self, output: Output) -> None:
         if isinstance(output, Deliver):
-            if not self._closing:
-                self._receiver.datagram_received(output.data, output.peer)
+            self._receiver.datagram_received(output.data, output.peer)
         elif isinstance(output, Notify):
             self._on_event(output.event)
-        elif isinstance(output, Done):
+        else:
+            assert isinstance(output, Done)
             self._driver.close()
             self._end()
 
@@ -218,15 +218,14 @@ class TurnTransport(asyncio.DatagramTransport):
         if isinstance(event, Allocated):
             self._relayed = event.relayed
             self._mapped = event.mapped
-            if not self._ready.done():
-                self._connection_made()
+            self._connection_made()
         elif isinstance(event, AllocationFailed):
-            if not self._ready.done():
-                self._ready.set_exception(_error(event))
+            self._settle(_error(event))
         elif isinstance(event, AllocationLost):
             self._closing = True
             self._reason = ConnectionError(f"the TURN allocation is lost: {event.detail}")
-        elif isinstance(event, PeerRefused):
+        else:
+            assert isinstance(event, PeerRefused)
             if event.response is not None:
                 self._receiver.error_received(stun.TransactionFailed(event.response))
             else:
@@ -234,11 +233,22 @@ class TurnTransport(asyncio.DatagramTransport):
                 self._receiver.error_received(ConnectionError(text))
 
     def _connection_made(self) -> None:
+        if self._ready.done():
+            # Who waited for it has just been cancelled, and will close.
+            return
+        self._made = True
+        fault: Exception | None = None
         try:
-            self._made = True
             self._receiver.connection_made(self)
         except Exception as exc:
-            self._ready.set_exception(exc)
+            fault = exc
+        self._settle(fault)
+
+    def _settle(self, fault: Exception | None) -> None:
+        if self._ready.done():
+            return
+        if fault is not None:
+            self._ready.set_exception(fault)
         else:
             self._ready.set_result(None)
 
@@ -286,8 +296,7 @@ class _Machine:
     """An allocation as a machine of its own: what is meant for a parent becomes events."""
 
     def __init__(self, config: AllocationConfig) -> None:
-        self._tunables = _tunables()
-        self.allocation = Allocation(config, os.urandom, itertools.count().__next__, self._tunables)
+        self.allocation = Allocation(config, os.urandom, itertools.count().__next__)
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         self.allocation.handle_datagram(now, link, peer, data)
@@ -296,10 +305,6 @@ class _Machine:
         self.allocation.handle_report(now, report)
 
     def handle_timeout(self, now: float) -> None:
-        tunables = _tunables()
-        if tunables != self._tunables:
-            self._tunables = tunables
-            self.allocation.handle_report(now, tunables)
         self.allocation.handle_timeout(now)
 
     def poll_output(self) -> Output | None:

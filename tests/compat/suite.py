@@ -66,14 +66,13 @@ class Environment:
         command = [str(self.python), "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--timeout={TEST_TIME_LIMIT}"]
         return subprocess.run([*command, *arguments], cwd=directory, env=environment()).returncode
 
-    def collect(self, directory: Path) -> set[str]:
-        """The ids of all tests below ``directory``."""
+    def collect(self, directory: Path) -> list[str]:
+        """The ids of all tests below ``directory``, in their order."""
         command = [str(self.python), "-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only", "tests"]
         output = subprocess.run(command, cwd=directory, env=environment(), capture_output=True, text=True)
-        ids = {line for line in output.stdout.splitlines() if "::" in line and " " not in line}
         if output.returncode:
             sys.exit(output.stdout + output.stderr)
-        return ids
+        return [line for line in output.stdout.splitlines() if "::" in line and " " not in line]
 
 
 def environment() -> dict[str, str]:

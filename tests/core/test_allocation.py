@@ -226,7 +226,7 @@ class Scene:
     def methods(self) -> list[str]:
         """What was sent since the last question."""
         seen, self.seen = self.seen, []
-        return [entry.message.message_method.name if entry.message else "channel" for entry in seen]
+        return [Method(entry.message.message_method).name if entry.message else "channel" for entry in seen]
 
     def requests(self, method: Method) -> list[Seen]:
         return [entry for entry in self.seen if entry.message is not None and entry.message.message_method == method]
@@ -805,11 +805,11 @@ class TestPermission:
         scene.server.refuse = {Method.CREATE_PERMISSION: 400}
         scene.send(CHECK)
         scene.settle()
-        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "CHANNEL_BIND", "channel"]
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "REFRESH", "CHANNEL_BIND", "channel"]
         assert scene.take(PeerRefused) == []
         scene.run(250)
         scene.send(b"data")
-        assert scene.methods() == ["CREATE_PERMISSION", "channel"]
+        assert scene.methods() == ["CREATE_PERMISSION", "REFRESH", "channel"]
 
     def test_server_with_neither(self) -> None:
         scene = ready()
@@ -819,7 +819,7 @@ class TestPermission:
         scene.run(0.06)
         scene.send(CHECK)
         scene.run(1)
-        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "CHANNEL_BIND", "SEND"]
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "REFRESH", "CHANNEL_BIND", "SEND"]
         assert [refused.code for refused in scene.take(PeerRefused)] == [400]
         # A second host, and no number is left.
         scene.allocation._next_number = CHANNEL_MAX + 1
@@ -871,6 +871,18 @@ class TestChannel:
         scene.send(b"two")
         assert scene.methods() == ["channel"]
         assert scene.allocation.channel(scene.now, PEER) == CHANNEL_MIN
+
+    def test_brings_the_permission_back(self) -> None:
+        scene = bound()
+        scene.send(b"data")
+        scene.run(200)
+        scene.server.silent = {Method.CREATE_PERMISSION}
+        scene.run(200)
+        scene.indicate()
+        assert scene.take(Deliver) == []
+        scene.run(101)
+        scene.indicate()
+        assert len(scene.take(Deliver)) == 1
 
     def test_channel_data(self) -> None:
         scene = bound()

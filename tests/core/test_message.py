@@ -61,17 +61,24 @@ LONG_TERM_REQUEST = bytes.fromhex(
     "0014000b6578616d706c652e6f726700"
     "00080014f67024656dd64a3e02b8e0712e85c9a28ca89666"
 )
-# RFC 8489 appendix B.1.
-SHA256_REQUEST = bytes.fromhex(
-    "0001009c2112a44278ad3433c6ad72c029da412e"
+# RFC 8489 appendix B.1, as it stands there, and as erratum 6268 corrects it: the length there counts the header, and
+# the algorithm that the key was made with is missing.
+_B1_START = (
+    "2112a44278ad3433c6ad72c029da412e"
     "001e00204a3cf38fef6992bda952c6780417da0f24819415569e60b205c46e41407f1704"
     "001500296f624d61744a6f733241414143662f2f3439396b39353464364f4c33346f4c39465354767936347341000000"
     "0014000b6578616d706c652e6f726700"
-    "001c0020e4686c8f0edeb59013e07090010a93efccbccc544c0a45d9f830aa6d6f735a01"
+)
+PRINTED_SHA256_REQUEST = bytes.fromhex(
+    "0001009c" + _B1_START + "001c0020e4686c8f0edeb59013e07090010a93efccbccc544c0a45d9f830aa6d6f735a01"
+)
+SHA256_REQUEST = bytes.fromhex(
+    "00010090" + _B1_START + "001d000400020000001c0020b5c7bf005b6c52a21c51c5e892f81924136296cb927c43149309278cc6518e65"
 )
 USER = "マトリックス"
 #: After OpaqueString, and after SASLprep, the password is this.
 USER_KEY = hashlib.md5(f"{USER}:example.org:TheMatrIX".encode()).digest()
+USER_KEY_SHA256 = hashlib.sha256(f"{USER}:example.org:TheMatrIX".encode()).digest()
 
 
 def attribute(number: int, value: bytes, padding: bytes = b"\0") -> bytes:
@@ -151,24 +158,30 @@ class TestVectors:
         assert bytes(parsed) == LONG_TERM_REQUEST
 
     def test_request_with_sha256_and_userhash(self) -> None:
-        # RFC 8489 appendix B.1; its key is made with MD5, as the request names no algorithm (§9.2.2)
+        # RFC 8489 appendix B.1, erratum 6268
         parsed = parse_message(SHA256_REQUEST)
         assert parsed.attributes["USERHASH"] == hashlib.sha256(f"{USER}:example.org".encode()).digest()
         assert parsed.attributes["NONCE"] == b"obMatJos2AAACf//499k954d6OL34oL9FSTvy64sA"
         assert parsed.attributes["REALM"] == "example.org"
-        assert parsed.check_message_integrity_sha256(USER_KEY)
-        assert parsed.check_message_integrity_sha256(IntegrityKey(USER_KEY))
-        assert not parsed.check_message_integrity_sha256(USER_KEY[::-1])
-        assert not parsed.check_message_integrity(USER_KEY)
+        assert parsed.attributes["PASSWORD-ALGORITHM"] == (2, b"")
+        assert parsed.check_message_integrity_sha256(USER_KEY_SHA256)
+        assert parsed.check_message_integrity_sha256(IntegrityKey(USER_KEY_SHA256))
+        assert not parsed.check_message_integrity_sha256(USER_KEY)
+        assert not parsed.check_message_integrity(USER_KEY_SHA256)
         assert bytes(parsed) == SHA256_REQUEST
+
+    def test_request_with_sha256_as_printed(self) -> None:
+        # RFC 8489 appendix B.1: the digest is right for these bytes, but they are no message
+        assert refused(PRINTED_SHA256_REQUEST) == "STUN message length does not match"
+        assert IntegrityKey(USER_KEY_SHA256).sha256(PRINTED_SHA256_REQUEST[:-36]) == PRINTED_SHA256_REQUEST[-32:]
 
     def test_built_again(self) -> None:
         """The vectors but for their padding."""
         parsed = parse_message(SHA256_REQUEST)
         built = Message(Method.BINDING, Class.REQUEST, parsed.transaction_id)
-        for name in ("USERHASH", "NONCE", "REALM"):
+        for name in ("USERHASH", "NONCE", "REALM", "PASSWORD-ALGORITHM"):
             built.attributes[name] = parsed.attributes[name]
-        built.add_message_integrity_sha256(USER_KEY)
+        built.add_message_integrity_sha256(USER_KEY_SHA256)
         del built.attributes["FINGERPRINT"]
         assert bytes(built) == SHA256_REQUEST
 
@@ -243,10 +256,8 @@ class TestFieldCases:
 
     def test_first_of_two(self) -> None:
         # X03
-        data = bytes.fromhex(
-            "010100182112a442000102030405060708090a0b0020000800013246e112a6430020000800013247e776d744"
-        )
-        assert parse_message(data).attributes["XOR-MAPPED-ADDRESS"] == ("192.0.2.1", 5000 ^ 0x138C ^ 5000 ^ 0x3246 ^ 0x3246 ^ 0x1354)
+        data = bytes.fromhex("010100182112a442000102030405060708090a0b0020000800013246e112a6430020000800013247e776d744")
+        assert parse_message(data).attributes["XOR-MAPPED-ADDRESS"] == ("192.0.2.1", 4948)
 
     def test_malformed_repetition_is_ignored(self) -> None:
         data = message(attribute(0x0024, b"\0\0\0\1") + attribute(0x0024, b"\0"))
@@ -268,7 +279,6 @@ class TestFieldCases:
             (fingerprint(fingerprint(message())), "STUN message goes on after its fingerprint"),
             (b"123", "STUN message length is less than 20 bytes"),
             (message(b"\x80\x22\x00\x05abcd"), "STUN attribute is longer than the message"),
-            (sign(message()) + b"", ""),
             (append(sign(message()), b"\x80\x22\x00\x05abcd"), "STUN attribute is longer than the message"),
             (
                 message(attribute(0x8029, bytes(8)) + attribute(0x802A, bytes(8))),
@@ -280,10 +290,7 @@ class TestFieldCases:
     )
     def test_refused(self, data: bytes, why: str) -> None:
         # X04
-        if why:
-            assert refused(data) == why
-        else:
-            parse_message(data)
+        assert refused(data) == why
 
     def test_a_second_role_after_the_integrity_does_not_count(self) -> None:
         data = append(sign(message(attribute(0x8029, bytes(8)))), attribute(0x802A, bytes(8)))
@@ -304,9 +311,11 @@ class TestFieldCases:
         parsed = parse_message(message(attribute(0x0009, b"\0\0\4\x57\xff\xfe"), kind=0x0111))
         assert parsed.attributes["ERROR-CODE"] == (487, "\ufffd\ufffd")
 
-    @pytest.mark.parametrize("number", [0x0006, 0x0014])
-    def test_names_that_are_not_utf8(self, number: int) -> None:
-        assert "malformed" in refused(message(attribute(number, b"user\xff")))
+    @pytest.mark.parametrize("name", ["USERNAME", "REALM"])
+    def test_names_that_are_not_utf8(self, name: str) -> None:
+        """They do not cost the message, but match nothing that anybody is called."""
+        parsed = parse_message(message(attribute(BY_NAME[name].type, b"locl\xff:remo")))
+        assert parsed.attributes[name] == "locl\ufffd:remo"
 
     def test_malformed_information_is_left_out(self) -> None:
         """As if these attributes, which need not be understood, were not known."""
@@ -469,7 +478,7 @@ VALUES: list[tuple[str, str, Any]] = [
     ("PASSWORD-ALGORITHM", "0007000361626300", (7, b"abc")),
     ("USERHASH", "01" * 32, b"\1" * 32),
     ("XOR-MAPPED-ADDRESS", "0001a147e112a643", IPV4),
-    ("XOR-MAPPED-ADDRESS", "0002a1470113a9fa12355e7a0415200444506072"[:8] + "", None),
+    ("XOR-MAPPED-ADDRESS", "0002a1470113a9fa1235547b041424344c5c6c7c", IPV6),
     ("RESERVATION-TOKEN", "0102030405060708", bytes(range(1, 9))),
     ("PRIORITY", "6e0001ff", 0x6E0001FF),
     ("USE-CANDIDATE", "", None),
@@ -492,7 +501,6 @@ VALUES: list[tuple[str, str, Any]] = [
     ("THIRD-PARTY-AUTHORIZATION", "73", "s"),
     ("MOBILITY-TICKET", "", b""),
 ]
-VALUES = [entry for entry in VALUES if entry[0] != "XOR-MAPPED-ADDRESS" or entry[2] is not None]
 
 
 class TestAttributes:
@@ -667,9 +675,11 @@ class TestMapping:
         assert parsed.error_code is None
 
     def test_buffers(self) -> None:
-        for kind in (bytearray, memoryview):
-            parsed = parse_message(kind(REQUEST))  # type: ignore[arg-type]
+        buffers: list[Any] = [bytearray(REQUEST), memoryview(REQUEST)]
+        for buffer in buffers:
+            parsed = parse_message(buffer)
             assert parsed.attributes["PRIORITY"] == 0x6E0001FF
+            assert parsed.check_message_integrity(PASSWORD)
 
 
 class TestBuilders:
@@ -714,7 +724,8 @@ class TestHosts:
         assert canonical_host(text) == expected
 
     @pytest.mark.parametrize(
-        "text", ["", "host", "192.0.2", "192.0.2.256", "192.0.2.01", "192.0.2.1 ", "+1.2.3.4", "١.2.3.4", ":::", "1::2::3"]
+        "text",
+        ["", "host", "192.0.2", "192.0.2.256", "192.0.2.01", "192.0.2.1 ", "+1.2.3.4", "١.2.3.4", ":::", "1::2::3"],
     )
     def test_no_address(self, text: str) -> None:
         with pytest.raises(ValueError):
@@ -768,7 +779,9 @@ values = st.fixed_dictionaries(
         "SOFTWARE": texts,
     },
 )
-messages = st.builds(Message, st.sampled_from(Method), st.sampled_from(Class), st.binary(min_size=12, max_size=12), values)
+messages = st.builds(
+    Message, st.sampled_from(Method), st.sampled_from(Class), st.binary(min_size=12, max_size=12), values
+)
 
 
 @given(messages, st.booleans(), st.booleans())
@@ -812,8 +825,12 @@ def test_any_change_of_a_signed_message_is_noticed(built: Message, where: int, c
     data = bytearray(bytes(built))
     position = where % len(data)
     data[position] ^= change
-    with pytest.raises(ValueError):
-        parse_message(bytes(data))
+    try:
+        # The change has made something else of FINGERPRINT: then it stands where nothing else counts.
+        assert "FINGERPRINT" not in parse_message(bytes(data)).attributes
+        assert position >= len(data) - 8
+    except ValueError:
+        pass
     # Whoever can make fingerprints still cannot sign.
     covered = data[:-8]
     covered[2:4] = (len(data) - 28).to_bytes(2, "big")

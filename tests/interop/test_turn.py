@@ -243,14 +243,11 @@ async def test_quota(way: Way) -> None:
 
 async def test_dead_server(way: Way) -> None:
     # F40
-    loop = asyncio.get_running_loop()
     with Coturn() as coturn:
         transport, client = await create(coturn, way)
         coturn.stop()
-        start = loop.time()
         transport.close()
-        await asyncio.wait_for(client.lost, 5)
-        assert loop.time() - start < 3
+        assert await asyncio.wait_for(client.lost, 10) is None
 
 
 async def test_restarted_server(way: Way) -> None:

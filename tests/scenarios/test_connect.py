@@ -48,7 +48,7 @@ class TestClean:
         p.talk()
 
     def test_checks_carry_what_they_must(self) -> None:
-        """RFC 8445 §7.1.1, §7.1.2, §7.2.2: PRIORITY as peer-reflexive, the role, USERNAME with the peer's part first."""
+        """RFC 8445 §7.1.1, §7.1.2, §7.2.2: PRIORITY as peer-reflexive, the role, USERNAME of the peer first."""
         p = pair()
         p.connect()
         for (peer, other), role in zip(p.both, ("ICE-CONTROLLING", "ICE-CONTROLLED"), strict=True):
@@ -80,7 +80,8 @@ class TestClean:
         p.right.connect(p.left)
         p.until_live()
         assert p.right.states == [(0.3, "checking"), (0.35, "completed")]
-        assert times(p) == [[0.0, 0.05], [0.3]]
+        # Two checks are waiting; the second asks for another one, a turn later.
+        assert times(p) == [[0.0, 0.05], [0.3, 0.305]]
 
     def test_checks_that_came_before_the_credentials(self) -> None:
         """They are answered (RFC 8445 §7.3), and their pairs are checked first (§7.3.1.4)."""

@@ -7,7 +7,7 @@ through what it leaves, and never sees that data.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,6 +71,30 @@ class Agent:
     :meth:`poll_output`.
     """
 
+    __slots__ = (
+        "_config",
+        "_random",
+        "_tunables",
+        "_outputs",
+        "_numbers",
+        "_gatherer",
+        "_checker",
+        "_bases",
+        "_local_candidates",
+        "_ungathered",
+        "_end_told",
+        "_accepted",
+        "_forced",
+        "_sending",
+        "_doubted",
+        "_state",
+        "_changed",
+        "_closed",
+        "_done_told",
+        "_previous",
+        "_generation",
+    )
+
     def __init__(
         self,
         config: AgentConfig,
@@ -82,7 +106,7 @@ class Agent:
         self._config = config
         self._random = random
         self._tunables = tunables or Tunables()
-        self._outputs: deque[Output] = deque()
+        self._outputs: list[Output] = []
         self._numbers = count(1)
         self._gatherer = Gatherer(random, self.next_number, self._tunables, relay_only=config.relay_only)
         self.set_servers(0.0, config.stun_server, config.turn_server)
@@ -90,15 +114,18 @@ class Agent:
         self._checker = Checker(random, self._tunables, controlling=controlling, lite=config.lite, ta=config.ta)
         self._bases: dict[int, Base] = {}
         self._local_candidates: list[Candidate] = []
-        self._gathering = False
+        #: Components that nobody has begun to gather for.
+        self._ungathered = list(range(1, config.components + 1))
         self._end_told = False
-        self._accepted: set[tuple[int, Address]] = set()
+        self._accepted: list[tuple[int, Address]] = []
         #: Pairs that the application chose without checks.
         self._forced: dict[int, tuple[int, Address]] = {}
         #: What data is sent on, by component: its generation, pair and consent.
         self._sending: dict[int, tuple[Generation, Pair, Consent | None]] = {}
-        self._doubted: set[int] = set()
+        self._doubted: list[int] = []
         self._state = ConnectionState.NEW
+        #: Something happened that may let us go on.
+        self._changed = False
         self._closed = False
         self._done_told = False
         self._previous: Generation | None = None
@@ -150,18 +177,24 @@ class Agent:
 
     def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:
         """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
-        self._gathering = True
+        if component in self._ungathered:
+            self._ungathered.remove(component)
         self._gatherer.gather(now, component, hosts, timeout)
         self._drain_children(now)
 
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
-        self._gathering = True
         base = Base(self.next_number(), candidate, preference)
         self._gatherer.adopt(base)
         self._found(now, Found(base, candidate))
         self._drain_children(now)
         return base.link
+
+    def end_gathering(self, now: float) -> None:
+        """Nothing more will be gathered or adopted, also for components that neither was done for."""
+        self._ungathered.clear()
+        self._changed = True
+        self._drain_children(now)
 
     def set_servers(self, now: float, stun_server: StunServer | None, turn_server: TurnServer | None) -> None:
         """The servers to ask; a lite agent asks none (RFC 8445 §2.5)."""
@@ -228,7 +261,7 @@ class Agent:
             return
         for base in self._bases.values():
             self._pair(generation, base, candidate)
-        self._go_on(now)
+        self._changed = True
 
     def _routes_renamed(self, new: Candidate) -> None:
         for _, pair, _ in self._sending.values():
@@ -247,7 +280,7 @@ class Agent:
     def _ended(self, now: float, generation: Generation) -> None:
         if not generation.resolving:
             generation.prune_components()
-            self._go_on(now)
+            self._changed = True
 
     # -------------------------------------------------------------------------------------------------- verbs: session
 
@@ -264,10 +297,11 @@ class Agent:
         generation.checking = True
         patience = self._config.patience
         generation.patience_ends = now + (self._tunables.transaction_timeout if patience is None else patience)
+        generation.patience_over = False
         generation.checks.freeze_anew()
         self._set_state(ConnectionState.CHECKING)
         self._checker.start(now, generation)
-        self._go_on(now)
+        self._changed = True
         self._drain_children(now)
 
     def restart(self, now: float, local_username: str, local_password: str) -> None:
@@ -286,7 +320,7 @@ class Agent:
         self._forced[component] = (link, peer)
         self._accept(link, peer, component)
         self._outputs.append(Route(component, link, peer, remote))
-        if self._state is ConnectionState.NEW and self._forced.keys() >= self._generation.components:
+        if self._state is ConnectionState.NEW and self._forced.keys() >= set(self._generation.components):
             self._set_state(ConnectionState.COMPLETED)
 
     def relay(self, now: float, link: int, peer: Address, data: bytes) -> None:
@@ -363,13 +397,16 @@ class Agent:
     # -------------------------------------------------------------------------------------------------------- children
 
     def _drain_children(self, now: float) -> None:
-        handlers = self._HANDLERS
+        """Act on what the children have to say, then go on, until all is quiet."""
+        handlers, checker, gatherer = self._HANDLERS, self._checker, self._gatherer
         while True:
-            output = self._checker.poll_output()
+            output = checker.poll_output() or gatherer.poll_output()
             if output is None:
-                output = self._gatherer.poll_output()
-                if output is None:
+                if not self._changed:
                     break
+                self._changed = False
+                self._go_on(now)
+                continue
             handler = handlers.get(type(output))
             if handler is None:
                 self._outputs.append(output)
@@ -379,7 +416,7 @@ class Agent:
             if self._gatherer.done and not self._done_told:
                 self._done_told = True
                 self._outputs.append(Done("closed"))
-        elif self._gathering and not self._end_told and self._gatherer.idle:
+        elif not (self._end_told or self._ungathered) and self._gatherer.idle:
             self._end_told = True
             self._outputs.append(Notify(LocalCandidate(None)))
             self._go_on(now)
@@ -398,7 +435,7 @@ class Agent:
         if candidate is base.candidate:
             for remote in self._generation.remote_candidates:
                 self._pair(self._generation, base, remote)
-            self._go_on(now)
+            self._changed = True
 
     def _base_lost(self, now: float, lost: BaseLost) -> None:
         base = self._bases.pop(lost.link, None)
@@ -440,11 +477,11 @@ class Agent:
 
     def _accept(self, link: int, peer: Address, component: int) -> None:
         if (link, peer) not in self._accepted and len(self._accepted) < MAX_ACCEPTED:
-            self._accepted.add((link, peer))
+            self._accepted.append((link, peer))
             self._outputs.append(Accept(link, peer, component))
 
     def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
-        self._go_on(now)
+        self._changed = True
 
     def _valid(self, now: float, valid: Valid) -> None:
         generation, pair = valid.generation, valid.pair
@@ -452,7 +489,7 @@ class Agent:
         self._accept(pair.base.link, pair.peer, pair.component)
         if generation.selection.valid(now, pair) and pair.component not in self._sending:
             self._send_on(now, generation, pair)
-        self._go_on(now)
+        self._changed = True
 
     def _local_at(self, pair: Pair, valid: Valid) -> Candidate:
         """The local candidate that the peer saw, peer-reflexive if it is none of ours (RFC 8445 §7.2.5.3.1)."""
@@ -486,7 +523,7 @@ class Agent:
         if generation is self._generation and generation.complete:
             self._previous = None
             self._checker.generations = [generation]
-        self._go_on(now)
+        self._changed = True
 
     def _dead(self, now: float, dead: Dead) -> None:
         generation, pair = dead
@@ -501,9 +538,19 @@ class Agent:
             again = generation.selection.pairs.get(pair.component)
             if again is not None:
                 self._send_on(now, generation, again)
+            elif generation is self._generation and generation.checks.unanswered(pair.component):
+                self._interrupt(generation, pair)
             else:
                 self._stop_sending(now, pair.component, pair.why_failed)
-        self._go_on(now)
+        self._changed = True
+
+    def _interrupt(self, generation: Generation, pair: Pair) -> None:
+        """The pair in use is dead while others are still being checked."""
+        generation.interrupted = True
+        del self._sending[pair.component]
+        self._trust(pair.component)
+        self._outputs.append(Unroute(pair.component))
+        self._set_state(ConnectionState.CHECKING, pair.why_failed)
 
     # ---------------------------------------------------------------------------------------------- sending and consent
 
@@ -515,7 +562,7 @@ class Agent:
         if sending is None or sending[1] is not pair:
             consent = None if self._config.lite else Consent(now, self._random, self._tunables)
             self._sending[pair.component] = (generation, pair, consent)
-            self._doubted.discard(pair.component)
+            self._trust(pair.component)
             self._outputs.append(Route(pair.component, pair.base.link, pair.peer, pair.remote))
         self._outputs.append(Notify(SelectedPair(pair.component, pair.local, pair.remote, pair.nominated)))
 
@@ -529,13 +576,17 @@ class Agent:
         if generation is self._generation:
             self.close(now, reason)
 
+    def _trust(self, component: int) -> None:
+        if component in self._doubted:
+            self._doubted.remove(component)
+
     def _consent_answered(self, now: float, answer: ConsentAnswered) -> None:
         component = answer.pair.component
         sending = self._sending.get(component)
         if sending is not None and sending[1] is answer.pair and sending[2] is not None:
             sending[2].answered(now, answer.transaction_id)
-            self._doubted.discard(component)
-            self._go_on(now)
+            self._trust(component)
+            self._changed = True
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:
         component = refused.pair.component
@@ -554,8 +605,8 @@ class Agent:
             if consent.due(now):
                 consent.asked(now, self._checker.ask_consent(now, generation, pair, consent.lifetime))
             if component not in self._doubted and consent.doubtful(now):
-                self._doubted.add(component)
-                self._go_on(now)
+                self._doubted.append(component)
+                self._changed = True
 
     # -------------------------------------------------------------------------------------------------------- progress
 
@@ -579,17 +630,21 @@ class Agent:
             if reason:
                 generation.checking = False
                 self._set_state(ConnectionState.FAILED, reason)
+                if generation.interrupted:
+                    self.close(now, reason)
 
     def _hopeless(self, now: float) -> str:
         """Why no pair can become valid any more; empty while one can (RFC 8863 §4)."""
-        if self._gathering and not self._gatherer.idle:
+        if self._ungathered or not self._gatherer.idle:
             return ""
         if not self._bases:
             return "no local candidates"
         generation = self._generation
         if self._config.lite or not generation.patience_over or not generation.remote_end or generation.resolving:
             return ""
-        for component in sorted(generation.components - generation.selection.pairs.keys()):
+        for component in generation.components:
+            if component in generation.selection.pairs:
+                continue
             pairs = generation.checks.of_component(component)
             if not any(pair.state in UNANSWERED for pair in pairs):
                 return self._why(component, pairs)
@@ -618,30 +673,29 @@ class Agent:
             self._watch_consent(now)
             generation = self._generation
             generation.patience_over = generation.checking and now >= generation.patience_ends
-        self._drain_children(now)
-        self._go_on(now)
+        self._changed = True
         self._drain_children(now)
 
     def poll_output(self) -> Output | None:
-        return self._outputs.popleft() if self._outputs else None
+        return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        times = [self._gatherer.poll_timeout()]
-        if not self._closed:
-            times.append(self._checker.poll_timeout())
-            if self._generation.checking:
-                times.append(self._generation.selection.poll_timeout())
-            for component, (_, _, consent) in self._sending.items():
-                if consent is not None:
-                    times.append(consent.poll_timeout(component in self._doubted))
-            if self._state is ConnectionState.CHECKING and self._generation.checking and not self._config.lite:
-                times.append(self._patience_timeout())
-        return min((time for time in times if time is not None), default=None)
-
-    def _patience_timeout(self) -> float | None:
-        """When failure may be declared for want of pairs; afterwards, the end of a check declares it."""
+        earliest = self._gatherer.poll_timeout()
+        if self._closed:
+            return earliest
         generation = self._generation
-        return None if generation.patience_over else generation.patience_ends
+        times = [self._checker.poll_timeout()]
+        if self._sending:
+            times += [c.poll_timeout(number in self._doubted) for number, (_, _, c) in self._sending.items() if c]
+        if generation.checking:
+            times.append(generation.selection.poll_timeout())
+            if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
+                # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+                times.append(generation.patience_ends)
+        for time in times:
+            if time is not None and (earliest is None or time < earliest):
+                earliest = time
+        return earliest
 
     _HANDLERS: ClassVar[dict[type, Callable[[Agent, float, Any], None]]] = {
         Found: _found,

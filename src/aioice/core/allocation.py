@@ -107,7 +107,7 @@ class Allocated(NamedTuple):
 class AllocationFailed(NamedTuple):
     """There will be no relayed address; ``code`` and ``response`` are the server's if it refused, else 0 and None.
 
-    The next step is the parent's: RFC 8656 §7.4 says what each code means, 300 has the ALTERNATE-SERVER in its response.
+    The next step is the parent's: RFC 8656 §7.4 says what each code means; a 300 has ALTERNATE-SERVER in its response.
     """
 
     reason: Reason
@@ -736,10 +736,11 @@ class Allocation:
         refresh = min(max(self._config.channel_refresh_time, FLOOR), CHANNEL_LIFETIME - CHANNEL_MARGIN)
         channel.ask_at = max(started + refresh, now + FLOOR)
         self._arm(channel, channel.ask_at)
-        # RFC 8656 §12.3: the permission is renewed by the way.
-        permission = self._permissions.get(channel.peer[0])
-        if permission is not None:
-            self._granted(now, permission, started)
+        # RFC 8656 §12.3: the permission is renewed by the way; it may be there again after its own requests were lost.
+        host = channel.peer[0]
+        permission = self._permissions.setdefault(host, Permission(host))
+        permission.addresses.add(channel.peer)
+        self._granted(now, permission, started)
 
     def _bind_failed(self, now: float, channel: Channel, code: int, response: Message | None) -> None:
         """What is still bound stays in use until it ends; else Send indications go on (RFC 8656 §12)."""

@@ -128,6 +128,7 @@ def _decode_bytes(data: bytes, start: int, length: int) -> bytes:
 
 
 def _decode_text(data: bytes, start: int, length: int) -> str:
+    """Text that is not UTF-8 does not cost the message; what it turns into is no name that anybody has."""
     return data[start : start + length].decode(errors="replace")
 
 
@@ -189,14 +190,6 @@ def _never(data: bytes, start: int, length: int) -> bool:
 def _is_address(data: bytes, start: int, length: int) -> bool:
     family = data[start + 1] if length else None
     return (length == 8 and family == IPV4) or (length == 20 and family == IPV6)
-
-
-def _is_utf8(data: bytes, start: int, length: int) -> bool:
-    try:
-        data[start : start + length].decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _is_port(data: bytes, start: int, length: int) -> bool:
@@ -266,8 +259,7 @@ _DECISIVE = {"PASSWORD-ALGORITHMS", "FINGERPRINT", "ICE-CONTROLLED", "ICE-CONTRO
 
 _ADDRESS = (None, _is_address, _decode_address, _encode_address)
 _XOR_ADDRESS = (None, _is_address, _decode_xor_address, encode_xor_address)
-_TEXT = (None, _is_utf8, _decode_text, _encode_text)
-_SHOWN_TEXT = (None, _always, _decode_text, _encode_text)
+_TEXT = (None, _always, _decode_text, _encode_text)
 _BYTES = (None, _always, _decode_bytes, _encode_bytes)
 _BYTES_8 = (8, _never, _decode_bytes, _encode_bytes)
 _BYTES_20 = (20, _never, _decode_bytes, _encode_bytes)
@@ -319,9 +311,9 @@ _REGISTRY = (
     Attribute(0x8000, "ADDITIONAL-ADDRESS-FAMILY", *_32_BITS),
     Attribute(0x8001, "ADDRESS-ERROR-CODE", *_FAMILY_ERROR),
     Attribute(0x8002, "PASSWORD-ALGORITHMS", *_ALGORITHMS),
-    Attribute(0x8003, "ALTERNATE-DOMAIN", *_SHOWN_TEXT),
+    Attribute(0x8003, "ALTERNATE-DOMAIN", *_TEXT),
     Attribute(0x8004, "ICMP", *_BYTES_8),
-    Attribute(0x8022, "SOFTWARE", *_SHOWN_TEXT),
+    Attribute(0x8022, "SOFTWARE", *_TEXT),
     Attribute(0x8023, "ALTERNATE-SERVER", *_ADDRESS),
     Attribute(0x8027, "CACHE-TIMEOUT", *_32_BITS),
     Attribute(0x8028, "FINGERPRINT", *_32_BITS),
@@ -329,7 +321,7 @@ _REGISTRY = (
     Attribute(0x802A, "ICE-CONTROLLING", *_64_BITS),
     Attribute(0x802B, "RESPONSE-ORIGIN", *_ADDRESS),
     Attribute(0x802C, "OTHER-ADDRESS", *_ADDRESS),
-    Attribute(0x802E, "THIRD-PARTY-AUTHORIZATION", *_SHOWN_TEXT),
+    Attribute(0x802E, "THIRD-PARTY-AUTHORIZATION", *_TEXT),
     Attribute(0x8030, "MOBILITY-TICKET", *_BYTES),
 )
 BY_TYPE = {attribute.type: attribute for attribute in _REGISTRY}

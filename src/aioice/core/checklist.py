@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -120,9 +119,18 @@ def order(pair: Pair) -> tuple[int, int]:
 class CheckList:
     """The pairs of one data stream; its components share the list (RFC 8445 §6.1.2)."""
 
+    __slots__ = (
+        "pairs",
+        "triggered",
+        "_controlling",
+        "_max_pairs",
+        "_by_address",
+        "refused",
+    )
+
     def __init__(self, controlling: bool, max_pairs: int) -> None:
         self.pairs: list[Pair] = []
-        self.triggered: deque[Pair] = deque()
+        self.triggered: list[Pair] = []
         self._controlling = controlling
         self._max_pairs = max_pairs
         self._by_address: dict[tuple[int, Address], Pair] = {}
@@ -180,6 +188,10 @@ class CheckList:
     def of_component(self, component: int) -> list[Pair]:
         return [pair for pair in self.pairs if pair.component == component]
 
+    def unanswered(self, component: int) -> bool:
+        """Whether a pair of the component may still become valid."""
+        return any(pair.state in UNANSWERED for pair in self.pairs if pair.component == component)
+
     # -------------------------------------------------------------------------------------------------------- states
 
     def set(self, pair: Pair, state: PairState) -> None:
@@ -195,11 +207,11 @@ class CheckList:
 
     def freeze_anew(self) -> None:
         """The initial states (RFC 8445 §6.1.2.6): of each foundation the pair of the lowest component starts, the best
-        among equals.
+        among equals. Pairs that failed in an earlier attempt are tried again.
         """
         first: dict[tuple[str, str], Pair] = {}
-        untouched = [pair for pair in self.pairs if pair.state in (PairState.FROZEN, PairState.WAITING)]
-        for pair in untouched:
+        unused = (PairState.FROZEN, PairState.WAITING, PairState.FAILED)
+        for pair in [pair for pair in self.pairs if pair.state in unused]:
             pair.state = PairState.FROZEN
             best = first.setdefault(pair.foundation, pair)
             if pair.component < best.component:
@@ -242,7 +254,7 @@ class CheckList:
         due.
         """
         if self.triggered:
-            return self.triggered.popleft()
+            return self.triggered.pop(0)
         for pair in self.pairs:
             if pair.state is PairState.WAITING:
                 return pair

@@ -7,7 +7,7 @@ from a valid or a dead pair: that it tells the agent, as :class:`Valid`, :class:
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from .candidate import Candidate, candidate_priority
@@ -97,6 +97,20 @@ class ConsentRefused(Record):
 class Checker:
     """The checks of one agent; ``generations`` is set by the agent, the current one first."""
 
+    __slots__ = (
+        "_random",
+        "_requests",
+        "_lite",
+        "_ta",
+        "_next_check",
+        "_strangers",
+        "_outputs",
+        "controlling",
+        "generations",
+        "drops",
+        "_tie_breaker",
+    )
+
     def __init__(
         self, random: Callable[[int], bytes], tunables: Tunables, *, controlling: bool, lite: bool, ta: float
     ) -> None:
@@ -106,7 +120,7 @@ class Checker:
         self._ta = ta
         self._next_check = float("-inf")
         self._strangers = Strangers()
-        self._outputs: deque[object] = deque()
+        self._outputs: list[object] = []
         self._draw_tie_breaker()
         self.controlling = controlling
         self.generations: list[Generation] = []
@@ -121,7 +135,7 @@ class Checker:
     def start(self, now: float, generation: Generation) -> None:
         """Check the pairs of the generation, first those that the peer has checked already."""
         while generation.early:
-            early = generation.early.popleft()
+            early = generation.early.pop(0)
             if is_for(early.message, generation.local_username, generation.remote_username):
                 self._checked(now, generation, early)
             else:
@@ -361,7 +375,7 @@ class Checker:
         elif generation.checking:
             self._checked(now, generation, check)
         else:
-            generation.early.append(check)
+            generation.keep_early(check)
 
     def _authenticate(self, now: float, base: Base, peer: Address, message: Message, size: int) -> Generation | None:
         """Whose credentials the request carries (RFC 8489 §9.1.3); strangers get their error unsigned, and few of
@@ -406,7 +420,7 @@ class Checker:
         if wants:
             pair.use_candidate = True
         if pair.component not in generation.heard:
-            generation.heard.add(pair.component)
+            generation.heard.append(pair.component)
             self._outputs.append(PeerChecks(generation))
         if pair.state is not PairState.SUCCEEDED:
             self._check_at_once(now, generation, pair)
@@ -469,7 +483,7 @@ class Checker:
 
     def poll_output(self) -> Any:
         """As a machine's, with the agent's :class:`Valid`, :class:`Nominated`, :class:`Dead` … between them."""
-        return self._outputs.popleft() if self._outputs else None
+        return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
         times = []

@@ -7,7 +7,6 @@ and the answers it asked for, and drains it into its own queue.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .address import canonical_host
@@ -111,6 +110,25 @@ class Job:
 class Gatherer:
     """Gathers for the components of one agent."""
 
+    __slots__ = (
+        "stun_server",
+        "turn_server",
+        "_random",
+        "_next_link",
+        "_relay_only",
+        "_requests",
+        "_outputs",
+        "_jobs",
+        "_bases",
+        "_known",
+        "_queries",
+        "_stun_addresses",
+        "_stun_asked",
+        "_allocations",
+        "_server_links",
+        "_closed",
+    )
+
     def __init__(
         self,
         random: Callable[[int], bytes],
@@ -125,15 +143,16 @@ class Gatherer:
         self._next_link = next_link
         self._relay_only = relay_only
         self._requests = Requests(tunables)
-        self._outputs: deque[object] = deque()
+        self._outputs: list[object] = []
         self._jobs: dict[int, Job] = {}
         self._bases: dict[int, Base] = {}
-        self._known: set[tuple[int, Address, Address]] = set()
+        self._known: list[tuple[int, Address, Address]] = []
         self._queries: dict[int, tuple[Job, StunServer | TurnServer]] = {}
         self._stun_addresses: tuple[str, ...] | None = None
         self._stun_asked: set[tuple[int, Address]] = set()
         self._allocations: dict[int, Allocation] = {}
-        self._server_links: set[int] = set()
+        #: Links to TURN servers, and whether they are streams: then it is a sign of life that they open.
+        self._server_links: dict[int, bool] = {}
         self._closed = False
 
     # -------------------------------------------------------------------------------------------------------- verbs
@@ -219,7 +238,7 @@ class Gatherer:
             return
         self._stun_addresses = addresses
         for base in self._bases.values():
-            if base.candidate.type == "host":
+            if base.candidate.type == "host" and base.candidate.component == job.component:
                 self._ask_stun(now, base)
 
     def _ask_stun(self, now: float, base: Base) -> None:
@@ -262,9 +281,7 @@ class Gatherer:
         """Something came over a server's link."""
         allocation = self._allocations.get(link)
         if allocation is not None:
-            job = self._job_of(allocation)
-            if job is not None:
-                job.alive.add(allocation)
+            self._alive(allocation)
             allocation.handle_datagram(now, link, peer, data)
             self._drain(now, allocation)
         self._report_ends(now)
@@ -291,7 +308,7 @@ class Gatherer:
         key = (host.component, mapped, (host.host, host.port))
         if key in self._known:
             return
-        self._known.add(key)
+        self._known.append(key)
         candidate = Candidate(
             foundation=candidate_foundation("srflx", "udp", host.host, server=server[0]),
             component=host.component,
@@ -319,8 +336,8 @@ class Gatherer:
     def _link_report(self, now: float, report: Opened | OpenFailed | LinkClosed | SendFailed) -> None:
         allocation = self._allocations.get(report.link)
         if allocation is not None:
-            if isinstance(report, Opened) and (job := self._job_of(allocation)) is not None:
-                job.alive.add(allocation)
+            if isinstance(report, Opened) and self._server_links.get(report.link):
+                self._alive(allocation)
             allocation.handle_report(now, report)
             self._drain(now, allocation)
             return
@@ -372,6 +389,11 @@ class Gatherer:
     def _job_of(self, allocation: Allocation) -> Job | None:
         return next((job for job in self._jobs.values() if allocation in job.asked), None)
 
+    def _alive(self, allocation: Allocation) -> None:
+        job = self._job_of(allocation)
+        if job is not None:
+            job.alive.add(allocation)
+
     def _drain(self, now: float, allocation: Allocation, job: Job | None = None) -> None:
         from .allocation import Allocated, AllocationFailed, AllocationLost, PeerRefused
 
@@ -380,7 +402,7 @@ class Gatherer:
             if isinstance(output, OpenUdp | OpenStream | OpenRelay):
                 self._allocations[output.link] = allocation
                 if not isinstance(output, OpenRelay):
-                    self._server_links.add(output.link)
+                    self._server_links[output.link] = isinstance(output, OpenStream)
                 self._outputs.append(output)
             elif isinstance(output, Allocated):
                 if job is not None:
@@ -397,7 +419,7 @@ class Gatherer:
             elif isinstance(output, ChildDone):
                 for link in [link for link, owner in self._allocations.items() if owner is allocation]:
                     del self._allocations[link]
-                    self._server_links.discard(link)
+                    self._server_links.pop(link, None)
             else:
                 self._outputs.append(output)
 
@@ -434,20 +456,23 @@ class Gatherer:
         self._report_ends(now)
 
     def _report_ends(self, now: float) -> None:
-        for job in self._jobs.values():
+        for job in list(self._jobs.values()):
             if not job.reported and (job.finished or now >= job.due()):
                 job.reported = True
                 self._outputs.append(Gathered(job.component))
+            if job.finished:
+                del self._jobs[job.component]
 
     def poll_output(self) -> Any:
         """As a machine's, with :class:`Found`, :class:`BaseLost` and :class:`Gathered` for the agent between them."""
-        return self._outputs.popleft() if self._outputs else None
+        return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
         times = [job.due() for job in self._jobs.values() if not job.reported]
         if (deadline := self._requests.poll_timeout()) is not None:
             times.append(deadline)
-        for allocation in self._each_allocation():
-            if (deadline := allocation.poll_timeout()) is not None:
-                times.append(deadline)
+        if self._allocations:
+            for allocation in self._each_allocation():
+                if (deadline := allocation.poll_timeout()) is not None:
+                    times.append(deadline)
         return min(times) if times else None

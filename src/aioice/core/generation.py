@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from .checklist import CheckList
@@ -32,10 +31,33 @@ class EarlyCheck(Record):
 class Generation:
     """One generation of a session."""
 
+    __slots__ = (
+        "components",
+        "checks",
+        "selection",
+        "remote_candidates",
+        "remote_end",
+        "resolving",
+        "early",
+        "heard",
+        "remote_is_lite",
+        "checking",
+        "interrupted",
+        "patience_ends",
+        "patience_over",
+        "remote_username",
+        "_remote_password",
+        "local_username",
+        "local_password",
+        "local_key",
+        "remote_key",
+        "username",
+    )
+
     def __init__(
         self, local_username: str, local_password: str, components: int, checks: CheckList, selection: Selection
     ) -> None:
-        self.components = set(range(1, components + 1))
+        self.components = tuple(range(1, components + 1))
         self.checks = checks
         self.selection = selection
         self.remote_candidates: list[Candidate] = []
@@ -43,13 +65,15 @@ class Generation:
         self.remote_end = False
         #: Names of remote candidates that are being looked up, by query.
         self.resolving: dict[int, Candidate] = {}
-        self.early: deque[EarlyCheck] = deque(maxlen=MAX_EARLY_CHECKS)
+        self.early: list[EarlyCheck] = []
         #: Components for which the peer has sent a check: it has our credentials and runs checks of its own.
-        self.heard: set[int] = set()
+        self.heard: list[int] = []
         #: The peer is an ICE-lite agent, which sends none.
         self.remote_is_lite = False
         #: ``connect`` was called: checks run.
         self.checking = False
+        #: A pair was in use and is lost; if no other can be found, the connection is.
+        self.interrupted = False
         #: Failure is not declared before (RFC 8863 §4).
         self.patience_ends = 0.0
         self.patience_over = False
@@ -67,6 +91,11 @@ class Generation:
         self.remote_key = IntegrityKey(password.encode())
         #: USERNAME of our checks (RFC 8445 §7.2.2).
         self.username = f"{username}:{self.local_username}".encode()
+
+    def keep_early(self, check: EarlyCheck) -> None:
+        """Keep a check until :attr:`checking`; of too many, the oldest goes."""
+        self.early.append(check)
+        del self.early[:-MAX_EARLY_CHECKS]
 
     def find_remote(self, component: int, peer: Address) -> Candidate | None:
         """The candidate of this component at this address; components may share one (RFC 8445 §7.3.1.3)."""
@@ -107,6 +136,7 @@ class Generation:
         """After the end mark: what the peer has no candidate for, it does not use, unless it has none at all (RFC 8863
         §4).
         """
-        offered = {candidate.component for candidate in self.remote_candidates} & self.components
+        named = {candidate.component for candidate in self.remote_candidates}
+        offered = tuple(component for component in self.components if component in named)
         if self.remote_end and not self.resolving and offered:
             self.components = offered

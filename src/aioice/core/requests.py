@@ -15,7 +15,19 @@ LAST_WAIT = 16
 class Request:
     """One request that waits for its answer."""
 
-    __slots__ = ("transaction_id", "data", "link", "peer", "context", "started", "deadline", "_rto", "_sent", "_max", "_ends")
+    __slots__ = (
+        "transaction_id",
+        "data",
+        "link",
+        "peer",
+        "context",
+        "started",
+        "deadline",
+        "_rto",
+        "_sent",
+        "_max",
+        "_ends",
+    )
 
     def __init__(
         self,
@@ -79,6 +91,12 @@ class Request:
 
 class Requests:
     """The requests of one owner, by transaction id."""
+
+    __slots__ = (
+        "tunables",
+        "_pending",
+        "_timers",
+    )
 
     def __init__(self, tunables: Tunables) -> None:
         self.tunables = tunables

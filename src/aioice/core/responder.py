@@ -37,6 +37,10 @@ def is_for(request: Message, local_username: str, remote_username: str | None) -
 class Strangers:
     """Unsigned answers for those who cannot show that they are our peer: no amplification, no flood."""
 
+    __slots__ = (
+        "_tokens",
+    )
+
     def __init__(self) -> None:
         self._tokens: dict[str, tuple[float, float]] = {}
 

@@ -21,6 +21,15 @@ RELAY_PATIENCE = 1.0
 class Selection:
     """The pairs in use, by component, and the patience before one is nominated."""
 
+    __slots__ = (
+        "pairs",
+        "_valid_since",
+        "_nominating",
+        "_direct_patience",
+        "_relay_patience",
+        "_due",
+    )
+
     def __init__(self, direct_patience: float = DIRECT_PATIENCE, relay_patience: float = RELAY_PATIENCE) -> None:
         #: The first valid pair, later the selected one.
         self.pairs: dict[int, Pair] = {}
@@ -43,10 +52,12 @@ class Selection:
 
         A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it).
         """
-        pair.nominated = True
+        known, pair.nominated = pair.nominated, True
         if self._nominating.get(pair.component) is pair:
             del self._nominating[pair.component]
         current = self.pairs.get(pair.component)
+        if known and current is pair:
+            return False
         if current is not None and current is not pair and current.nominated and current.priority >= pair.priority:
             return False
         self.pairs[pair.component] = pair

@@ -71,6 +71,7 @@ class Driver:
         "_timer",
         "_armed",
         "_pumping",
+        "_settled",
         "_closed",
         "_read_tunables",
         "_tunables",
@@ -103,6 +104,8 @@ class Driver:
         #: What the timer is armed for: loops with millisecond timers do not remember it exactly.
         self._armed = 0.0
         self._pumping = False
+        #: Whether the timer is armed by the machine's present deadline.
+        self._settled = False
         self._closed = False
         self._read_tunables = tunables
         self._tunables: Tunables | None = None
@@ -155,6 +158,7 @@ class Driver:
 
     def pump(self) -> None:
         """Carry out all outputs until the machine is quiet. Within a pump, the outer one does it."""
+        self._settled = False
         if self._pumping:
             return
         self._pumping = True
@@ -162,13 +166,17 @@ class Driver:
         try:
             while True:
                 while (output := machine.poll_output()) is not None:
+                    self._settled = False
                     if not self._closed:
                         _HANDLERS[type(output)](self, output)
                 if reports:
                     # Only now: a machine gets no report while its outputs wait.
+                    self._settled = False
                     machine.handle_report(self.loop.time(), reports.pop(0))
                     continue
-                self._arm()
+                if not self._settled:
+                    self._settled = True
+                    self._arm()
                 if not last:
                     return
                 self._emit(last.pop(0))
@@ -193,6 +201,13 @@ class Driver:
         self.protocols.clear()
         for transport in links:
             transport.abort()
+
+    async def end_tasks(self) -> None:
+        """Give up what is being opened or looked up; returns when that has ended."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     @property
     def idle(self) -> bool:

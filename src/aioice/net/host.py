@@ -7,7 +7,6 @@ import errno
 import socket
 import ssl
 import threading
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aioice.core.machine import Reason
@@ -83,6 +82,15 @@ class AsyncioHost:
     ``resolver`` looks mDNS names up, which the system's resolver often cannot.
     """
 
+    __slots__ = (
+        "_loop",
+        "_ssl_context",
+        "_resolver",
+        "_has_readers",
+        "_lookups",
+        "_waiting",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -95,7 +103,7 @@ class AsyncioHost:
         self._resolver = resolver
         self._has_readers = True
         self._lookups = 0
-        self._waiting: deque[tuple[str, asyncio.Future[tuple[str, ...]]]] = deque()
+        self._waiting: list[tuple[str, asyncio.Future[tuple[str, ...]]]] = []
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
         if self._has_readers:
@@ -130,7 +138,7 @@ class AsyncioHost:
         """Start the look-ups that may run. Daemon threads of our own: a name that never answers must neither hold up
         the end of the program, as a thread of the loop's executor does, nor take that executor from others."""
         while self._waiting and self._lookups < MAX_LOOKUPS:
-            name, future = self._waiting.popleft()
+            name, future = self._waiting.pop(0)
             if not future.done():
                 self._lookups += 1
                 threading.Thread(target=self._look_up, args=(name, future), name="aioice-dns", daemon=True).start()

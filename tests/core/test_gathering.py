@@ -1,0 +1,574 @@
+"""From interfaces and servers to candidates (RFC 8445 §5.1.1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from aioice.core.candidate import candidate_foundation
+from aioice.core.gathering import BaseLost, Found, RelayRefused, StunServer
+from aioice.core.machine import (
+    Close,
+    Deliver,
+    LinkClosed,
+    Opened,
+    OpenFailed,
+    OpenRelay,
+    OpenStream,
+    OpenUdp,
+    Reason,
+    Resolve,
+    Resolved,
+    SendFailed,
+    Transmit,
+    Tunables,
+)
+from aioice.core.message import Class, Message, Method, parse_message
+from tests.core.gather_scene import (
+    HOST,
+    HOST6,
+    MAPPED,
+    OTHER,
+    RELAYED,
+    STUN,
+    STUN6,
+    TURN,
+    TURN_SERVER,
+    Scene,
+    stun_answer,
+    turn_answer,
+)
+from tests.core.pairs import base
+
+NAME = "stun.example.org"
+
+
+class TestHosts:
+    def test_one_socket_and_one_candidate_for_each_address(self) -> None:
+        scene = Scene().gather(HOST, HOST6)
+        assert scene.take(OpenUdp) == [OpenUdp(1, HOST), OpenUdp(2, HOST6)]
+        first, second = scene.candidates
+        assert (first.host, first.port, first.type, first.component, first.transport) == (HOST, 1001, "host", 1, "udp")
+        assert (second.host, second.port) == (HOST6, 1002)
+        assert first.related_address is None and first.related_port is None
+        assert first.foundation == candidate_foundation("host", "udp", HOST) != second.foundation
+        assert all(found.base.candidate is found.candidate for found in scene.take(Found))
+        assert scene.ends == [(1, 0.0)]
+        assert scene.gatherer.idle
+        assert scene.gatherer.poll_timeout() is None
+
+    def test_preferences_are_unique_and_families_take_turns(self) -> None:
+        # F13, RFC 8421 §4: with two of each, an IPv4 address follows after two of IPv6.
+        scene = Scene().gather(HOST, OTHER, HOST6, "2001:db8:2::1")
+        by_priority = sorted(scene.candidates, key=lambda candidate: -candidate.priority)
+        assert [candidate.host for candidate in by_priority] == [HOST6, "2001:db8:2::1", HOST, OTHER]
+        assert len({candidate.priority for candidate in by_priority}) == 4
+        assert len({found.base.preference for found in scene.take(Found)}) == 4
+
+    def test_priority_by_the_component(self) -> None:
+        # RFC 8445 §5.1.2.1
+        scene = Scene().gather(HOST).gather(HOST, component=2)
+        first, second = scene.candidates
+        assert first.priority == (126 << 24) + (65535 << 8) + 255
+        assert second.priority == first.priority - 1
+        assert first.foundation == second.foundation
+
+    def test_the_address_that_was_bound_counts(self) -> None:
+        scene = Scene()
+        scene.opens = False
+        scene.gather("0.0.0.0")
+        scene.open_late(1, (HOST, 7))
+        scene.drain()
+        assert [(candidate.host, candidate.port) for candidate in scene.candidates] == [(HOST, 7)]
+
+    def test_one_that_cannot_be_bound_is_skipped(self) -> None:
+        scene = Scene()
+        scene.refused_hosts.add(HOST)
+        scene.gather(HOST, OTHER)
+        assert [candidate.host for candidate in scene.candidates] == [OTHER]
+        assert scene.ends == [(1, 0.0)]
+
+    def test_none_at_all(self) -> None:
+        scene = Scene(STUN).gather()
+        assert scene.candidates == [] and scene.sent == []
+        assert scene.ends == [(1, 0.0)]
+
+    def test_sockets_that_take_long_to_open_hold_it_until_the_timeout(self) -> None:
+        scene = Scene()
+        scene.opens = False
+        scene.gather(HOST, timeout=3.0).run(10.0)
+        assert scene.ends == [(1, 3.0)]
+        assert not scene.gatherer.idle
+        scene.open_late(1, (HOST, 7))
+        scene.drain()
+        assert len(scene.candidates) == 1
+        assert scene.gatherer.idle
+
+    def test_a_socket_of_the_application(self) -> None:
+        scene = Scene(STUN)
+        adopted = base(77)
+        scene.gatherer.adopt(adopted)
+        scene.report(Opened(77, (HOST, 1)))
+        assert scene.outputs == []
+        scene.gather(HOST, component=2)
+        assert [query.link for query in scene.queries] == [1]
+        assert Close(77) in scene.close().outputs
+
+    def test_a_socket_that_dies(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        scene.report(LinkClosed(1, Reason.OTHER, "interface gone"))
+        assert scene.outputs[-3:-1] == [BaseLost(1, "other error: interface gone"), Close(1)]
+        # Its query ends with it.
+        assert scene.ends == [(1, 0.0)]
+        scene.run(100.0)
+        assert len(scene.queries) == 1
+        scene.report(LinkClosed(1, Reason.OTHER, "again"))
+        assert len(scene.take(Close)) == 1
+        assert len(scene.close().take(Close)) == 1
+
+
+class TestReflexive:
+    def test_from_a_literal_address(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        (query,) = scene.queries
+        assert (query.link, query.peer) == (1, STUN)
+        request = parse_message(query.data)
+        assert (request.message_method, request.message_class) == (Method.BINDING, Class.REQUEST)
+        assert list(request.attributes) == ["FINGERPRINT"]
+        assert scene.ends == [] and not scene.gatherer.idle
+        scene.answer(query)
+        host, reflexive = scene.candidates
+        assert (reflexive.type, reflexive.host, reflexive.port) == ("srflx", *MAPPED)
+        assert (reflexive.related_address, reflexive.related_port) == (HOST, 1001)
+        assert reflexive.priority == (100 << 24) + (65535 << 8) + 255
+        assert reflexive.foundation == candidate_foundation("srflx", "udp", HOST, server=STUN[0])
+        first, second = scene.take(Found)
+        assert second.base is first.base and second.base.candidate is host
+        assert scene.ends == [(1, 0.0)]
+        assert scene.gatherer.poll_timeout() is None
+
+    def test_through_a_name(self) -> None:
+        scene = Scene((NAME, 3478))
+        scene.names[NAME] = (STUN[0],)
+        scene.gather(HOST)
+        scene.answer(scene.queries[0])
+        assert [candidate.type for candidate in scene.candidates] == ["host", "srflx"]
+        assert scene.ends == [(1, 0.0)]
+
+    def test_through_a_name_that_takes_long(self) -> None:
+        scene = Scene((NAME, 3478)).gather(HOST)
+        (resolve,) = scene.take(Resolve)
+        assert resolve.name == NAME
+        scene.run(0.3)
+        scene.report(Resolved(resolve.query, (STUN[0],)))
+        scene.answer(scene.queries[0])
+        assert scene.ends == [(1, 0.3)]
+
+    def test_a_name_without_addresses(self) -> None:
+        scene = Scene((NAME, 3478)).gather(HOST).run(0.5)
+        (resolve,) = scene.take(Resolve)
+        scene.report(Resolved(resolve.query, ()))
+        assert scene.ends == [(1, 0.5)]
+        scene.report(Resolved(resolve.query, (STUN[0],)))
+        assert scene.queries == []
+        # It is not looked up for each component.
+        scene.gather(HOST, component=2)
+        assert len(scene.take(Resolve)) == 1
+
+    def test_one_query_for_each_base_in_its_family(self) -> None:
+        # F15, RFC 8445 §5.1.1.2
+        scene = Scene((NAME, 3478))
+        scene.names[NAME] = (STUN6[0], STUN[0])
+        scene.gather(HOST, HOST6, OTHER)
+        assert [(query.link, query.peer) for query in scene.queries] == [(2, STUN), (3, STUN6), (4, STUN)]
+        for port, query in enumerate(scene.queries):
+            scene.answer(query, (MAPPED[0], 40000 + port))
+        assert [candidate.related_address for candidate in scene.candidates[3:]] == [HOST, HOST6, OTHER]
+
+    def test_no_address_of_the_family(self) -> None:
+        scene = Scene(STUN).gather(HOST6)
+        assert scene.queries == []
+        assert scene.ends == [(1, 0.0)]
+
+    @pytest.mark.parametrize("server", [STUN[0], NAME])
+    def test_each_base_asks_once_however_many_components(self, server: str) -> None:
+        scene = Scene((server, 3478))
+        scene.gather(HOST).gather(HOST, component=2)
+        for resolve in scene.take(Resolve):
+            scene.report(Resolved(resolve.query, (STUN[0],)))
+        assert len(scene.queries) == len({query.link for query in scene.queries}) == 2
+
+    def test_without_a_server_nobody_is_asked(self) -> None:
+        scene = Scene((NAME, 3478)).gather(HOST)
+        scene.gatherer.stun_server = None
+        (resolve,) = scene.take(Resolve)
+        scene.report(Resolved(resolve.query, (STUN[0],)))
+        assert scene.queries == []
+
+    def test_a_host_without_nat_has_no_redundant_candidate(self) -> None:
+        # RFC 8445 §5.1.3
+        scene = Scene(STUN).gather(HOST)
+        scene.answer(scene.queries[0], (HOST, 1001))
+        assert [candidate.type for candidate in scene.candidates] == ["host"]
+        assert scene.ends == [(1, 0.0)]
+
+    def test_two_servers_that_see_the_same_give_one_candidate(self) -> None:
+        scene = Scene((NAME, 3478))
+        scene.names[NAME] = (STUN[0], "192.0.2.7")
+        scene.gather(HOST)
+        for transmit in [transmit for _, transmit in scene.sent]:
+            scene.answer(transmit)
+        assert len(scene.sent) == 2
+        assert [candidate.type for candidate in scene.candidates] == ["host", "srflx"]
+
+    def test_a_server_that_knows_mapped_address_only(self) -> None:
+        # RFC 8489 §11
+        scene = Scene(STUN).gather(HOST)
+        scene.answer(scene.queries[0], MAPPED, "MAPPED-ADDRESS")
+        assert (scene.candidates[1].host, scene.candidates[1].port) == MAPPED
+
+    @pytest.mark.parametrize("mapped", [None, ("203.0.113.9", 0)])
+    def test_an_answer_without_a_usable_address(self, mapped: tuple[str, int] | None) -> None:
+        scene = Scene(STUN).gather(HOST)
+        scene.answer(scene.queries[0], mapped)
+        assert len(scene.candidates) == 1
+        assert scene.ends == [(1, 0.0)]
+
+    def test_an_answer_with_what_must_be_understood_and_is_not(self) -> None:
+        # RFC 8489 §6.3.3
+        scene = Scene(STUN).gather(HOST)
+        answer = stun_answer(parse_message(scene.queries[0].data))
+        answer.unknown_required = (0x7777,)
+        scene.gatherer.handle_answer(scene.now, 1, STUN, answer)
+        scene.drain()
+        assert len(scene.candidates) == 1
+        assert scene.ends == [(1, 0.0)]
+
+    def test_an_error(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        transaction_id = parse_message(scene.queries[0].data).transaction_id
+        error = Message(Method.BINDING, Class.ERROR, transaction_id, {"ERROR-CODE": (500, "")})
+        scene.gatherer.handle_answer(scene.now, 1, STUN, error)
+        scene.drain()
+        assert len(scene.candidates) == 1
+        assert scene.ends == [(1, 0.0)]
+
+    def test_an_answer_from_elsewhere_is_ignored(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        (query,) = scene.queries
+        scene.answer(query, peer=("192.0.2.66", 3478))
+        scene.answer(query, peer=(STUN[0], 3479))
+        scene.answer(Transmit(9, STUN, query.data))
+        assert len(scene.candidates) == 1 and scene.ends == []
+        scene.answer(query)
+        assert len(scene.candidates) == 2
+
+    def test_a_second_answer_is_ignored(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        scene.answer(scene.queries[0])
+        scene.answer(scene.queries[0], ("203.0.113.10", 1))
+        assert len(scene.candidates) == 2
+
+
+class TestSilence:
+    def test_a_silent_server_holds_it_for_a_second(self) -> None:
+        # F10, F11
+        scene = Scene(STUN).gather(HOST).run(60.0)
+        assert scene.ends == [(1, 1.0)]
+        assert [when - 100 for when, _ in scene.sent] == [0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5]
+        assert {transmit for _, transmit in scene.sent} == {scene.queries[0]}
+        assert scene.gatherer.idle
+
+    def test_or_for_less_if_there_is_less_time(self) -> None:
+        assert Scene(STUN).gather(HOST, timeout=0.2).run(60.0).ends == [(1, 0.2)]
+
+    def test_a_name_that_is_never_resolved_too(self) -> None:
+        scene = Scene((NAME, 3478)).gather(HOST).run(60.0)
+        assert scene.ends == [(1, 1.0)]
+
+    def test_a_late_answer_still_gives_a_candidate(self) -> None:
+        # RFC 8838 §10
+        scene = Scene(STUN).gather(HOST).run(20.0)
+        assert len(scene.candidates) == 1 and not scene.gatherer.idle
+        scene.answer(scene.queries[0])
+        assert len(scene.candidates) == 2
+        assert scene.ends == [(1, 1.0)]
+        assert scene.gatherer.idle
+
+    def test_one_of_two_addresses_answers(self) -> None:
+        # F10
+        scene = Scene(STUN).gather(HOST, OTHER)
+        scene.answer(scene.queries[1])
+        assert scene.ends == []
+        assert scene.run(5.0).ends == [(1, 1.0)]
+
+    def test_the_system_says_that_nobody_is_there(self) -> None:
+        # F11
+        scene = Scene(STUN).gather(HOST, OTHER)
+        scene.report(SendFailed(1, ("192.0.2.66", 3478), Reason.REFUSED))
+        scene.report(SendFailed(9, STUN, Reason.REFUSED))
+        assert scene.ends == []
+        for link in (1, 2):
+            scene.report(SendFailed(link, STUN, Reason.REFUSED))
+        assert scene.ends == [(1, 0.0)]
+        scene.run(60.0)
+        assert len(scene.sent) == 2
+
+    def test_components_are_reported_each_on_its_own(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        scene.run(0.5).gather(HOST, component=2)
+        scene.answer(scene.queries[-1])
+        assert scene.run(5.0).ends == [(2, 0.5), (1, 1.0)]
+
+    def test_tunables_that_a_program_has_set(self) -> None:
+        scene = Scene(STUN, tunables=Tunables(retry_max=9))
+        scene.gatherer.tune(Tunables(retry_max=1, retry_rto=0.1))
+        scene.gather(HOST).run(60.0)
+        assert [when - 100 for when, _ in scene.sent] == pytest.approx([0.0, 0.1])
+        assert scene.ends == [(1, pytest.approx(0.3))]
+
+    def test_spurious_wake_ups_and_reports(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        before = list(scene.outputs)
+        scene.gatherer.handle_timeout(scene.now)
+        scene.report(OpenFailed(99, Reason.BIND, ""))
+        scene.report(LinkClosed(99, Reason.OTHER, ""))
+        scene.report(Resolved(99, ("192.0.2.66",)))
+        scene.report(Tunables())
+        scene.gatherer.handle_datagram(scene.now, 99, STUN, b"anything")
+        scene.gatherer.relay(scene.now, 99, STUN, b"anything")
+        scene.drain()
+        assert scene.outputs == before
+
+
+class TestRelay:
+    def test_an_allocation(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather(HOST)
+        (relay,) = [candidate for candidate in scene.candidates if candidate.type == "relay"]
+        assert (relay.host, relay.port, relay.component) == (*RELAYED, 1)
+        assert (relay.related_address, relay.related_port) == MAPPED
+        assert relay.priority == (65535 << 8) + 255
+        assert relay.foundation == candidate_foundation("relay", "udp", RELAYED[0])
+        (opened,) = scene.take(OpenRelay)
+        assert opened == OpenRelay(3, RELAYED, MAPPED)
+        found = next(found for found in scene.take(Found) if found.candidate is relay)
+        assert found.base.link == 3 and found.base.candidate is relay
+        assert scene.ends == [(1, 0.0)]
+        assert scene.gatherer.is_server_link(1)
+        assert not scene.gatherer.is_server_link(2) and not scene.gatherer.is_server_link(3)
+
+    def test_through_a_name(self) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(host="turn.example.org"))
+        scene.names["turn.example.org"] = (TURN[0],)
+        scene.gather()
+        assert [candidate.type for candidate in scene.candidates] == ["relay"]
+
+    def test_the_policy_hides_the_related_address(self) -> None:
+        # RFC 9429 §3.5.3
+        scene = Scene(STUN, TURN_SERVER, relay_only=True).gather()
+        (relay,) = scene.candidates
+        assert (relay.related_address, relay.related_port) == ("0.0.0.0", 9)
+        assert scene.queries == []
+
+    def test_the_policy_and_a_relayed_address_of_ipv6(self) -> None:
+        scene = Scene(turn=TURN_SERVER, relay_only=True)
+        scene.turn_answers = False
+        scene.gather()
+        for _ in range(2):
+            request = parse_message(scene.sent[-1][1].data)
+            answer = turn_answer(request, relayed=("2001:db8::2", 50000))
+            scene.gatherer.handle_datagram(scene.now, 1, TURN, bytes(answer))
+            scene.drain()
+        (relay,) = scene.candidates
+        assert (relay.host, relay.related_address, relay.related_port) == ("2001:db8::2", "::", 9)
+
+    def test_refused(self) -> None:
+        scene = Scene(turn=TURN_SERVER)
+        scene.turn_refuses = 486
+        scene.gather(HOST)
+        assert [candidate.type for candidate in scene.candidates] == ["host"]
+        assert scene.ends == [(1, 0.0)]
+        assert scene.gatherer.idle
+        assert not scene.gatherer.is_server_link(1)
+        assert Close(1) in scene.outputs
+
+    def test_a_silent_server_holds_it_for_a_second(self) -> None:
+        scene = Scene(turn=TURN_SERVER)
+        # F11: that our own socket opens says nothing about the server.
+        scene.turn_answers = False
+        assert scene.gather(HOST).run(60.0).ends == [(1, 1.0)]
+        assert scene.gatherer.idle
+
+    def test_a_silent_server_over_a_stream_has_shown_life(self) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(transport="tcp"))
+        scene.turn_answers = False
+        assert scene.gather(timeout=3.0).run(60.0).ends == [(1, 3.0)]
+
+    def test_a_stream_that_does_not_open_has_not(self) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(transport="tcp"))
+        scene.opens = False
+        assert scene.gather().run(60.0).ends == [(1, 1.0)]
+
+    def test_a_server_that_takes_long_for_the_second_answer(self) -> None:
+        scene = Scene(turn=TURN_SERVER)
+        scene.turn_answers = False
+        scene.gather().run(0.6)
+        challenge = turn_answer(parse_message(scene.sent[0][1].data))
+        scene.gatherer.handle_datagram(scene.now, 1, TURN, bytes(challenge))
+        scene.drain()
+        scene.run(1.2)
+        assert scene.ends == []
+        answer = turn_answer(parse_message(scene.sent[-1][1].data))
+        scene.gatherer.handle_datagram(scene.now, 1, TURN, bytes(answer))
+        scene.drain()
+        assert scene.ends == [(1, 1.8)]
+        assert [candidate.type for candidate in scene.candidates] == ["relay"]
+
+    def test_a_name_that_is_not_known(self) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(host="turn.example.org"))
+        scene.names["turn.example.org"] = ()
+        scene.gather(HOST)
+        assert scene.ends == [(1, 0.0)]
+        assert len(scene.take(OpenUdp)) == 1
+
+    @pytest.mark.parametrize("tls, server_name", [(False, None), (True, TURN[0])])
+    def test_over_a_stream(self, tls: bool, server_name: str | None) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(transport="tcp", tls=tls)).gather()
+        assert scene.take(OpenStream) == [OpenStream(1, TURN, server_name)]
+        assert [candidate.type for candidate in scene.candidates] == ["relay"]
+
+    def test_a_stream_that_is_refused(self) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(transport="tcp"))
+        scene.opens = False
+        scene.gather()
+        scene.report(OpenFailed(1, Reason.REFUSED, "refused"))
+        assert scene.ends == [(1, 0.0)]
+
+    def test_sends_through_it_and_receives(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather()
+        peer = ("203.0.113.77", 6000)
+        scene.gatherer.relay(scene.now, 2, peer, b"payload")
+        scene.drain()
+        assert {transmit.peer for _, transmit in scene.sent} == {TURN}
+        assert b"payload" in scene.sent[-1][1].data
+        data = Message(Method.DATA, Class.INDICATION, bytes(12), {"XOR-PEER-ADDRESS": peer, "DATA": b"back"})
+        scene.gatherer.handle_datagram(scene.now, 1, TURN, bytes(data))
+        scene.drain()
+        assert scene.take(Deliver) == [Deliver(2, peer, b"back")]
+
+    def test_a_peer_that_the_server_refuses(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather()
+        scene.turn_refuses = 403
+        scene.gatherer.relay(scene.now, 2, ("203.0.113.77", 6000), b"\0\1" + bytes(18))
+        scene.drain()
+        assert scene.take(RelayRefused) == [RelayRefused(2, ("203.0.113.77", 6000), 403)]
+
+    def test_a_server_that_is_gone(self) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(transport="tcp")).gather()
+        scene.report(LinkClosed(1, Reason.CLOSED, "end of file"))
+        (lost,) = scene.take(BaseLost)
+        assert lost.link == 2 and "end of file" in lost.detail
+        scene.gatherer.relay(scene.now, 2, ("203.0.113.77", 6000), b"payload")
+        scene.drain()
+        assert scene.open == {}
+
+    def test_is_kept_fresh(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather()
+        scene.run(1800.0)
+        methods = {parse_message(transmit.data).message_method for _, transmit in scene.sent}
+        assert Method.REFRESH in methods
+        assert scene.take(BaseLost) == []
+
+
+class TestClose:
+    def test_every_socket(self) -> None:
+        scene = Scene(STUN).gather(HOST, OTHER).close()
+        assert scene.open == {}
+        assert scene.ends == [(1, 0.0)]
+        assert scene.gatherer.done and scene.gatherer.idle
+        assert scene.gatherer.poll_timeout() is None
+        scene.answer(scene.queries[0])
+        assert len(scene.candidates) == 2
+
+    def test_while_opening(self) -> None:
+        # A late Opened gets its Close.
+        scene = Scene()
+        scene.opens = False
+        scene.gather(HOST).close()
+        assert scene.take(Close) == [Close(1)]
+        assert scene.ends == [(1, 0.0)]
+        scene.open_late(1, (HOST, 5))
+        scene.drain()
+        assert scene.open == {}
+        assert scene.candidates == []
+
+    def test_a_late_failure_to_open(self) -> None:
+        scene = Scene()
+        scene.opens = False
+        scene.gather(HOST).close()
+        scene.report(OpenFailed(1, Reason.BIND, ""))
+        assert scene.take(Close) == [Close(1)]
+
+    def test_a_socket_of_a_gathering_that_was_begun_anew(self) -> None:
+        scene = Scene()
+        scene.opens = False
+        scene.gather(HOST).gather(HOST)
+        scene.open_late(1, (HOST, 5))
+        scene.open_late(2, (HOST, 6))
+        scene.drain()
+        assert scene.open == {2: (HOST, 6)}
+        assert [candidate.port for candidate in scene.candidates] == [6]
+
+    def test_while_a_name_is_looked_up(self) -> None:
+        scene = Scene((NAME, 3478), TURN_SERVER._replace(host="turn.example.org")).gather(HOST).close()
+        for resolve in scene.take(Resolve):
+            scene.report(Resolved(resolve.query, (STUN[0],)))
+        assert scene.sent == []
+        assert scene.open == {}
+
+    def test_deletes_the_allocation(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather(HOST)
+        scene.turn_answers = False
+        scene.close()
+        request = parse_message(scene.sent[-1][1].data)
+        assert (request.message_method, request.attributes["LIFETIME"]) == (Method.REFRESH, 0)
+        assert not scene.gatherer.done
+        scene.gatherer.handle_datagram(scene.now, 1, TURN, bytes(turn_answer(request)))
+        scene.drain()
+        assert scene.gatherer.done
+        assert scene.open == {}
+
+    def test_and_does_not_wait_for_it_for_longer_than_a_second(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather(HOST)
+        scene.turn_answers = False
+        scene.close().run(0.9)
+        assert not scene.gatherer.done
+        scene.run(0.1)
+        assert scene.gatherer.done and scene.open == {}
+        assert scene.gatherer.poll_timeout() is None
+
+    def test_while_allocating(self) -> None:
+        scene = Scene(turn=TURN_SERVER)
+        scene.turn_answers = False
+        scene.gather().close()
+        assert scene.ends == [(1, 0.0)]
+        request = parse_message(scene.sent[-1][1].data)
+        scene.gatherer.handle_datagram(scene.now, 1, TURN, bytes(turn_answer(request)))
+        scene.drain()
+        scene.run(5.0)
+        assert scene.gatherer.done and scene.open == {}
+        assert scene.candidates == []
+
+    def test_while_a_stream_to_the_server_opens(self) -> None:
+        scene = Scene(turn=TURN_SERVER._replace(transport="tcp"))
+        scene.opens = False
+        scene.gather().close()
+        assert scene.gatherer.done
+        scene.open_late(1, (HOST, 5))
+        scene.drain()
+        assert scene.open == {}
+
+
+def test_a_server_is_told_by_its_fields() -> None:
+    server = StunServer("stun.example.org", 3478)
+    assert (server.host, server.port) == ("stun.example.org", 3478)
+    assert (TURN_SERVER.transport, TURN_SERVER.tls) == ("udp", False)

@@ -1,0 +1,592 @@
+"""Two connections on real sockets: connecting, and data both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from typing import Any
+
+import pytest
+
+from aioice import Candidate, Connection, ice, stun
+from aioice.ice import ConnectionState
+
+from .peers import (
+    HOST,
+    PATIENCE,
+    check_data,
+    close,
+    connect,
+    gather,
+    host_candidate,
+    introduce,
+    meet,
+    pair,
+    signal,
+    turns,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("loopback")
+
+LIVE = (ConnectionState.CONNECTED, ConnectionState.COMPLETED)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failure is declared soon."""
+    monkeypatch.setattr(stun, "RETRY_MAX", 1)
+    monkeypatch.setattr(stun, "RETRY_RTO", 0.02)
+
+
+def use_hosts(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    monkeypatch.setattr(ice, "get_host_addresses", lambda use_ipv4, use_ipv6: list(hosts))
+
+
+# ------------------------------------------------------------------------------------------------------- connecting
+
+
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("hosts", [("127.0.0.1",), ("::1",), ("127.0.0.1", "::1")])
+async def test_connect(components: int, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    use_hosts(monkeypatch, *hosts)
+    a, b = pair(components=components)
+    assert (a.state, b.state) == ("new", "new")
+    await connect(a, b)
+    assert a.state in LIVE and b.state in LIVE
+    for connection in (a, b):
+        assert len(connection.local_candidates) == len(connection.remote_candidates) == components * len(hosts)
+        assert {found.host for found in connection.local_candidates} == set(hosts)
+        assert set(connection._nominated) == set(range(1, components + 1))
+        assert connection.get_default_candidate(components) in connection.local_candidates
+        assert connection.get_default_candidate(components + 1) is None
+    await check_data(a, b, *range(1, components + 1))
+    await until(lambda: a.state == b.state == "completed")
+    await check_data(a, b, *range(1, components + 1))
+    await close(a, b)
+    assert (a.state, b.state) == ("closed", "closed")
+
+
+async def test_connect_twice_at_once() -> None:
+    a, b = pair()
+    await gather(a, b)
+    await signal(a, b)
+    await asyncio.wait_for(asyncio.gather(a.connect(), b.connect(), a.connect(), b.connect()), PATIENCE)
+    await asyncio.wait_for(a.connect(), PATIENCE)
+    await check_data(a, b)
+    await close(a, b)
+
+
+async def test_connect_both_controlling() -> None:
+    """RFC 8445 §7.3.1.1: one gives in."""
+    a, b = Connection(ice_controlling=True), Connection(ice_controlling=True)
+    await connect(a, b)
+    await until(lambda: a.state == b.state == "completed")
+    assert a.ice_controlling is not b.ice_controlling
+    await check_data(a, b)
+    await close(a, b)
+
+
+async def test_role_is_writable_before_connect() -> None:
+    a, b = Connection(ice_controlling=False), Connection(ice_controlling=False)
+    a.ice_controlling = True
+    await connect(a, b)
+    await until(lambda: a.state == b.state == "completed")
+    assert (a.ice_controlling, b.ice_controlling) == (True, False)
+    a.ice_controlling = False
+    assert a.ice_controlling
+    await close(a, b)
+
+
+async def test_connect_while_gathering_runs() -> None:
+    a, b = pair(components=2)
+    may_gather = asyncio.Event()
+    original = a.get_component_candidates
+
+    async def late(component: int, addresses: list[str], timeout: float = 5) -> list[Candidate]:
+        await may_gather.wait()
+        return await original(component, addresses, timeout)
+
+    a.get_component_candidates = late  # what programs do: see tests/compat
+    introduce(a, b)
+    gathering = asyncio.ensure_future(a.gather_candidates())
+    await asyncio.sleep(0)
+    connecting = asyncio.ensure_future(a.connect())
+    await b.gather_candidates()
+    for found in (*b.local_candidates, None):
+        await a.add_remote_candidate(found)
+    await turns()
+    assert not gathering.done() and not connecting.done()
+    may_gather.set()
+    await gathering
+    for found in (*a.local_candidates, None):
+        await b.add_remote_candidate(found)
+    await asyncio.wait_for(asyncio.gather(connecting, b.connect()), PATIENCE)
+    await check_data(a, b, 1, 2)
+    await close(a, b)
+
+
+async def test_connect_right_after_gathering_has_started() -> None:
+    a, b = pair()
+    introduce(a, b)
+    gathering = asyncio.ensure_future(gather(a, b))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    connecting = asyncio.ensure_future(meet(a, b))
+    await gathering
+    await signal(a, b)
+    await connecting
+    await check_data(a, b)
+    await close(a, b)
+
+
+async def test_remote_candidates_trickle() -> None:
+    """RFC 8838: they come while ``connect`` runs."""
+    a, b = pair(components=2)
+    await gather(a, b)
+    introduce(a, b)
+    connecting = asyncio.ensure_future(meet(a, b))
+    for local, remote in ((a, b), (b, a)):
+        for found in local.local_candidates:
+            await turns(3)
+            await remote.add_remote_candidate(found)
+    await connecting
+    await check_data(a, b, 1, 2)
+    await close(a, b)
+
+
+async def test_peer_reflexive_only() -> None:
+    """F17: one side is told of no candidate at all, and the end mark; the checks of the other make up for it."""
+    a, b = pair()
+    await gather(a, b)
+    introduce(a, b)
+    await a.add_remote_candidate(None)
+    for found in a.local_candidates:
+        await b.add_remote_candidate(found)
+    await meet(a, b)
+    (seen,) = a.remote_candidates
+    assert (seen.type, seen.host, seen.port) == ("prflx", HOST, b.local_candidates[0].port)
+    await check_data(a, b)
+    await b.add_remote_candidate(None)
+    await close(a, b)
+
+
+async def test_signalled_candidate_replaces_its_peer_reflexive_twin() -> None:
+    """F21."""
+    a, b = pair()
+    await gather(a, b)
+    introduce(a, b)
+    await b.add_remote_candidate(a.local_candidates[0])
+    await meet(a, b)
+    assert [seen.type for seen in a.remote_candidates] == ["prflx"]
+    await a.add_remote_candidate(b.local_candidates[0])
+    assert a.remote_candidates[0].to_sdp() == b.local_candidates[0].to_sdp()
+    assert a._nominated[1].remote_candidate.type == "host"
+    await check_data(a, b)
+    await close(a, b)
+
+
+async def test_cancelled_connect_goes_on() -> None:
+    a, b = pair()
+    await gather(a, b)
+    introduce(a, b)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await a.connect()
+    assert a.state == "checking"
+    await signal(a, b)
+    await meet(a, b)
+    await check_data(a, b)
+    await close(a, b)
+
+
+# ------------------------------------------------------------------------------------------------ remote candidates
+
+
+async def test_end_of_candidates_twice() -> None:
+    connection = Connection(ice_controlling=True)
+    await connection.add_remote_candidate(None)
+    for candidate in (None, host_candidate(HOST, 9)):
+        with pytest.raises(ValueError, match="Cannot add remote candidate after end-of-candidates."):
+            await connection.add_remote_candidate(candidate)
+    assert connection.remote_candidates == []
+    await connection.close()
+
+
+def unusable() -> list[Candidate]:
+    """X01 and its kind; attributes set later bypass every check of the constructor."""
+    broken = []
+    for field, value in (
+        ("port", 70000),
+        ("port", -1),
+        ("port", "9"),
+        ("component", 0),
+        ("component", 257),
+        ("priority", 0),
+        ("priority", 1 << 31),
+        ("priority", None),
+        ("host", "300.0.0.1"),
+        ("host", "evil\x1b[31m\n"),
+        ("host", ""),
+        ("host", None),
+        ("foundation", "a b"),
+        ("transport", "u\ndp"),
+        ("type", "host\n"),
+        ("type", "unheard-of"),
+        ("type", "prflx"),
+    ):
+        candidate = host_candidate(HOST, 9)
+        setattr(candidate, field, value)
+        broken.append(candidate)
+    return broken
+
+
+async def test_unusable_candidates_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    a, b = pair()
+    await gather(a, b)
+    with caplog.at_level(logging.INFO, "aioice.ice"):
+        for connection in (a, b):
+            for broken in unusable():
+                await connection.add_remote_candidate(broken)
+            assert connection.remote_candidates == []
+    told = [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()]
+    assert len(told) == 2 * len(unusable())
+    assert all(line.isprintable() for line in told)
+    await signal(a, b)
+    await meet(a, b)
+    await check_data(a, b)
+    assert len(a.remote_candidates) == len(b.remote_candidates) == 1
+    await close(a, b)
+
+
+async def test_candidates_for_others_are_kept_and_not_used() -> None:
+    """S08, S20: a further component, another transport."""
+    a, b = pair()
+    await gather(a, b)
+    others = [host_candidate(HOST, 9, component=2), host_candidate(HOST, 9, transport="ssltcp")]
+    for other in others:
+        await a.add_remote_candidate(other)
+    await signal(a, b)
+    await meet(a, b)
+    assert [known.to_sdp() for known in a.remote_candidates] == [
+        known.to_sdp() for known in (*others, *b.local_candidates)
+    ]
+    assert list(a._nominated) == [1]
+    await check_data(a, b)
+    await close(a, b)
+
+
+async def test_remote_candidate_is_copied() -> None:
+    connection = Connection(ice_controlling=True)
+    candidate = host_candidate(HOST, 9)
+    await connection.add_remote_candidate(candidate)
+    candidate.port = 10
+    assert [known.port for known in connection.remote_candidates] == [9]
+    connection.remote_candidates.clear()
+    assert len(connection.remote_candidates) == 1
+    await connection.close()
+
+
+async def test_peer_without_a_component() -> None:
+    """It multiplexes: component 2 is not used (RFC 8843, F18)."""
+    a, b = Connection(ice_controlling=True, components=2), Connection(ice_controlling=False)
+    await connect(a, b)
+    assert list(a._nominated) == [1]
+    await check_data(a, b)
+    with pytest.raises(ConnectionError, match="not connected"):
+        await a.sendto(b"data", 2)
+    await close(a, b)
+
+
+# --------------------------------------------------------------------------------------------------- connect errors
+
+
+async def test_connect_before_gathering() -> None:
+    a, b = pair()
+    introduce(a, b)
+    with pytest.raises(ConnectionError, match="^Local candidates gathering was not performed$"):
+        await a.connect()
+    await close(a, b)
+
+
+@pytest.mark.parametrize("missing", ["remote_username", "remote_password"])
+async def test_connect_without_credentials(missing: str) -> None:
+    a, b = pair()
+    await gather(a, b)
+    await signal(a, b)
+    setattr(a, missing, None)
+    with pytest.raises(ConnectionError, match="^Remote username or password is missing$"):
+        await a.connect()
+    introduce(a, b)
+    await meet(a, b)
+    await close(a, b)
+
+
+async def test_connect_without_local_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hopeless: fails at once, whatever the patience (RFC 8863 §4)."""
+    use_hosts(monkeypatch)
+    a, b = pair()
+    await gather(a, b)
+    await signal(a, b)
+    for connection in (a, b):
+        with pytest.raises(ConnectionError, match="^ICE negotiation failed: no local candidates$"):
+            await asyncio.wait_for(connection.connect(), PATIENCE)
+        assert connection.state == "failed"
+    await close(a, b)
+
+
+async def test_connect_to_a_peer_without_candidates(impatient: None) -> None:
+    a, b = pair()
+    await gather(a)
+    introduce(a, b)
+    await a.add_remote_candidate(None)
+    with pytest.raises(ConnectionError, match="^ICE negotiation failed: the peer gave no candidates and sent no checks"):
+        await asyncio.wait_for(a.connect(), PATIENCE)
+    with pytest.raises(ConnectionError, match="^Cannot send data, not connected: the peer gave no candidates"):
+        await a.send(b"data")
+    await close(a, b)
+
+
+async def test_connect_to_silent_candidates(impatient: None) -> None:
+    """One port is closed, on the other nobody answers."""
+    a, b = pair()
+    await gather(a)
+    introduce(a, b)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((HOST, 0))
+        await a.add_remote_candidate(host_candidate(HOST, silent.getsockname()[1]))
+        await a.add_remote_candidate(host_candidate(HOST, 9))
+        await a.add_remote_candidate(None)
+        with pytest.raises(ConnectionError) as caught:
+            await asyncio.wait_for(a.connect(), PATIENCE)
+    message = str(caught.value)
+    assert message.startswith("ICE negotiation failed: all 2 pairs of component 1 failed: ")
+    assert "1 × no answer" in message
+    assert a.state == "failed"
+    await close(a, b)
+
+
+async def test_connect_again_after_failure(impatient: None) -> None:
+    a, b = pair()
+    await gather(a, b)
+    await signal(a, b)
+    a.remote_password = "wrong" * 5
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(a.connect(), PATIENCE)
+    introduce(a, b)
+    await meet(a, b)
+    await check_data(a, b)
+    await close(a, b)
+
+
+class Refuser(asyncio.DatagramProtocol):
+    """Knows the password, and says no to every check in words that would deface a terminal."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        request = stun.parse_message(data)
+        response = stun.Message(
+            message_method=stun.Method.BINDING,
+            message_class=stun.Class.ERROR,
+            transaction_id=request.transaction_id,
+        )
+        response.attributes["ERROR-CODE"] = (431, "no\x1b[2J\r\nICE negotiation succeeded")
+        response.add_message_integrity(self.key)
+        self.transport.sendto(bytes(response), addr)
+
+
+async def test_text_from_the_network_is_escaped(impatient: None, caplog: pytest.LogCaptureFixture) -> None:
+    a, b = pair()
+    await gather(a)
+    introduce(a, b)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: Refuser(b.local_password.encode()), (HOST, 0))
+    await a.add_remote_candidate(host_candidate(*transport.get_extra_info("sockname")))
+    await a.add_remote_candidate(None)
+    with caplog.at_level(logging.DEBUG, "aioice"), pytest.raises(ConnectionError) as caught:
+        await asyncio.wait_for(a.connect(), PATIENCE)
+    assert "1 × refused with error 431" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert caplog.records and all(record.getMessage().isprintable() for record in caplog.records)
+    transport.close()
+    await close(a, b)
+
+
+async def test_close_while_connecting() -> None:
+    a, b = pair()
+    await gather(a)
+    introduce(a, b)
+    connecting = asyncio.ensure_future(a.connect())
+    await turns()
+    await close(a, b)
+    with pytest.raises(ConnectionError, match="^ICE negotiation failed: closed$"):
+        await connecting
+
+
+# ------------------------------------------------------------------------------------------------------------- data
+
+
+async def test_empty_datagram() -> None:
+    a, b = pair()
+    await connect(a, b)
+    for data in (b"", b"x", b""):
+        await a.send(data)
+        assert await asyncio.wait_for(b.recv(), PATIENCE) == data
+    await close(a, b)
+
+
+async def test_before_connect() -> None:
+    a, b = pair()
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="^Cannot send data, not connected$"):
+            await a.send(b"data")
+        with pytest.raises(ConnectionError, match="^Cannot send data, not connected$"):
+            await a.sendto(b"data", 1)
+        for receive in (a.recv, a.recvfrom):
+            with pytest.raises(ConnectionError, match="^Cannot receive data, not connected$"):
+                await receive()
+        await gather(a)
+    await connect(a, b)
+    with pytest.raises(ConnectionError, match="not connected"):
+        await a.sendto(b"data", 2)
+    await close(a, b)
+
+
+async def test_after_close() -> None:
+    a, b = pair()
+    await connect(a, b)
+    await close(a, b)
+    with pytest.raises(ConnectionError, match="^Cannot send data, not connected: closed$"):
+        await a.send(b"data")
+    with pytest.raises(ConnectionError, match="^Connection lost while receiving data: closed$"):
+        await a.recv()
+    with pytest.raises(ConnectionError, match="^Cannot connect, the connection is closed$"):
+        await a.connect()
+    with pytest.raises(ConnectionError, match="^Cannot gather candidates, the connection is closed$"):
+        await a.gather_candidates()
+    with pytest.raises(ConnectionError, match="^Cannot restart, the connection is closed$"):
+        a.restart()
+
+
+@pytest.mark.parametrize(("host", "largest"), [("127.0.0.1", 65507), ("::1", 65527)])
+async def test_too_big(host: str, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X07."""
+    use_hosts(monkeypatch, host)
+    a, b = pair()
+    await connect(a, b)
+    for size in (largest + 1, 70000):
+        with pytest.raises(ConnectionError, match=f"^.*Cannot send {size} bytes: ") as caught:
+            await a.send(bytes(size))
+        assert caught.value.errno == errno.EMSGSIZE
+    await a.send(bytes(largest))
+    assert await asyncio.wait_for(b.recv(), PATIENCE) == bytes(largest)
+    await check_data(a, b)
+    await close(a, b)
+
+
+async def test_receive_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F52: the newest are dropped and counted, and there is room again when some are read."""
+    monkeypatch.setattr(ice, "RECEIVE_BUFFER", 10 * (72 + 128))
+    a, b = pair()
+    await connect(a, b)
+    for number in range(25):
+        await a.send(number.to_bytes(72))
+    await until(lambda: b.dropped.get("receive queue full") == 15)
+    for number in range(10):
+        assert await b.recv() == number.to_bytes(72)
+    await check_data(a, b)
+    assert b.dropped["receive queue full"] == 15
+    await close(a, b)
+
+
+async def test_cancelled_recv_loses_nothing() -> None:
+    a, b = pair()
+    await connect(a, b)
+    for data in (b"one", b"two"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await b.recv()
+        await a.send(data)
+        assert await asyncio.wait_for(b.recv(), PATIENCE) == data
+    await close(a, b)
+
+
+async def test_recv_cancelled_with_the_datagram_in_its_hand() -> None:
+    a, b = pair()
+    await connect(a, b)
+    receiving = asyncio.ensure_future(b.recv())
+    await asyncio.sleep(0)
+    b.data_received(b"one", 1)
+    b.data_received(b"two", 1)
+    receiving.cancel()
+    await turns()
+    assert receiving.cancelled()
+    assert [await b.recv(), await b.recv()] == [b"one", b"two"]
+    # The next in the line gets it.
+    first, second = asyncio.ensure_future(b.recv()), asyncio.ensure_future(b.recv())
+    await asyncio.sleep(0)
+    b.data_received(b"three", 1)
+    first.cancel()
+    assert await asyncio.wait_for(second, PATIENCE) == b"three"
+    await close(a, b)
+
+
+async def test_several_recv_are_served_in_turn() -> None:
+    a, b = pair()
+    await connect(a, b)
+    receiving = [asyncio.ensure_future(b.recv()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for data in (b"one", b"two", b"three", b"four"):
+        await a.send(data)
+    assert await asyncio.wait_for(asyncio.gather(*receiving), PATIENCE) == [b"one", b"two", b"three"]
+    assert await asyncio.wait_for(b.recv(), PATIENCE) == b"four"
+    last = [asyncio.ensure_future(b.recv()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await close(a, b)
+    for error in await asyncio.gather(*last, return_exceptions=True):
+        assert isinstance(error, ConnectionError)
+
+
+async def test_data_is_kept_until_recv() -> None:
+    """Also what comes before the receiver knows that it is connected (RFC 8445 §12.2)."""
+    a, b = pair()
+    await gather(a, b)
+    await signal(a, b)
+    connecting = asyncio.ensure_future(b.connect())
+    await asyncio.wait_for(a.connect(), PATIENCE)
+    sent = [bytes([number]) for number in range(50)]
+    for data in sent:
+        await a.send(data)
+    await asyncio.wait_for(connecting, PATIENCE)
+    assert [await asyncio.wait_for(b.recv(), PATIENCE) for _ in sent] == sent
+    await close(a, b)
+
+
+async def test_strangers() -> None:
+    """F23, F05, F06, X02: what is not the peer's is no data, nor is anything that looks like STUN."""
+    a, b = pair()
+    await connect(a, b)
+    address = (HOST, a.local_candidates[0].port)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for _ in range(1000):
+            stranger.sendto(b"knock", address)
+        await until(lambda: sum(a.dropped.values()) == 1000)
+    assert a.dropped == {"data of a stranger": 1000}
+    peer = b._nominated[1].protocol.transport
+    for looks_like_stun in (
+        "020000002112a442000102030405060708090a0b",
+        "010100042112a442000102030405060708090a0b00200000",
+        "000100002112a442000102030405060708090a",
+    ):
+        peer.sendto(bytes.fromhex(looks_like_stun), address)
+    await check_data(a, b)
+    assert sum(a.dropped.values()) == 1003
+    await close(a, b)
