@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -224,10 +225,12 @@ async def test_slow_reader_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_forgotten_readers_are_not_kept() -> None:
     connection = Connection(ice_controlling=True)
-    for _ in range(3):
-        async for event in connection.events():
-            raise AssertionError(event)
-        connection.events()
+    events = connection.events()
+    gone = weakref.ref(events)
+    await connection.gather_candidates()
+    assert described(await anext(events)) == 1
+    del events
+    assert gone() is None
     await connection.close()
 
 
@@ -315,8 +318,8 @@ async def test_get_event_tells_nothing_else() -> None:
 
 @pytest.fixture
 def short_consent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "CONSENT_INTERVAL", 0.05)
-    monkeypatch.setattr(ice, "CONSENT_FAILURES", 4)
+    monkeypatch.setattr(ice, "CONSENT_INTERVAL", 0.15)
+    monkeypatch.setattr(ice, "CONSENT_FAILURES", 8)
 
 
 async def test_consent_expires(short_consent: None) -> None:
@@ -352,8 +355,8 @@ async def test_consent_of_one_component_is_enough(short_consent: None) -> None:
     await connect(a, b)
     await until(lambda: a.state == "completed")
     events = a.events()
-    lost = b._nominated[2].protocol.transport
-    lost.abort()
+    deaf: Any = b._nominated[2].protocol
+    deaf.datagram_received = lambda data, addr: None
     expired = await next_of(events, ConsentExpired)
     assert expired.component == 2
     assert isinstance(await next_of(events, ConnectionClosed), ConnectionClosed)
@@ -361,11 +364,10 @@ async def test_consent_of_one_component_is_enough(short_consent: None) -> None:
 
 
 async def test_consent_is_renewed(short_consent: None) -> None:
-    """Over many times the time after which it expires."""
+    """Over more requests than make it expire."""
     a, b = pair()
     await connect(a, b)
     await until(lambda: a.state == "completed")
-    loop = asyncio.get_running_loop()
     asked = 0
     original = b._stun_received
 
@@ -375,9 +377,7 @@ async def test_consent_is_renewed(short_consent: None) -> None:
         original(*args)
 
     setattr(b, "_stun_received", count)
-    begin = loop.time()
-    await until(lambda: asked >= 30)
-    assert loop.time() - begin > 0.2
+    await until(lambda: asked >= 12)
     assert a.state == b.state == "completed"
     await check_data(a, b)
     await close(a, b)

@@ -207,6 +207,7 @@ class Connection:
         "_protocols",
         "_local_candidates",
         "_remote_candidates_end",
+        "_gather_started",
         "_gather_task",
         "_gathered",
         "_queue",
@@ -294,6 +295,7 @@ class Connection:
         self._protocols: list[StunProtocol] = []
         self._local_candidates: list[Candidate] = []
         self._remote_candidates_end = False
+        self._gather_started = False
         self._gather_task: asyncio.Future[None] | None = None
         self._gathered: dict[int, asyncio.Future[None]] = {}
         self._queue = ReceiveQueue(RECEIVE_BUFFER)
@@ -367,16 +369,25 @@ class Connection:
         """
         if self._closed:
             raise ConnectionError("Cannot gather candidates, the connection is closed")
-        if self._gather_task is None:
+        if not self._gather_started:
+            self._gather_started = True
             self._gather_task = asyncio.ensure_future(self._gather())
-            self._gather_task.add_done_callback(_retrieve)
+            self._gather_task.add_done_callback(self._gather_done)
+        gathering = self._gather_task
+        if gathering is None:
+            return
         try:
-            await asyncio.shield(self._gather_task)
+            await asyncio.shield(gathering)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is None or task.cancelling() or not self._gather_task.cancelled():
+            if task is None or task.cancelling() or not gathering.cancelled():
                 raise
             # It was close() that ended the gathering.
+
+    def _gather_done(self, task: asyncio.Future[None]) -> None:
+        """A failure is kept for further callers; the caller of the first may have been cancelled and not see it."""
+        if task.cancelled() or task.exception() is None:
+            self._gather_task = None
 
     async def _gather(self) -> None:
         driver = self._running_driver()
@@ -419,7 +430,7 @@ class Connection:
         for protocol in self._protocols:
             if protocol.link is None:
                 protocol.link = driver.do(self._agent.adopt, protocol.local_candidate)
-                driver.adopt(protocol.link, protocol.transport, protocol)
+                driver.adopt(protocol.link, protocol.transport)
 
     def _close_unadopted(self) -> None:
         for protocol in self._protocols:
@@ -480,7 +491,7 @@ class Connection:
         """
         if self._closed:
             raise ConnectionError("Cannot connect, the connection is closed")
-        if self._gather_task is None:
+        if not self._gather_started:
             raise ConnectionError("Local candidates gathering was not performed")
         if self.remote_username is None or self.remote_password is None:
             raise ConnectionError("Remote username or password is missing")
@@ -698,13 +709,13 @@ class Connection:
     def _handle_output(self, output: Output) -> None:
         assert self._driver is not None
         if isinstance(output, Route):
-            protocol = self._driver.protocols.get(output.link)
+            protocol = self._driver.protocol(output.link)
             if isinstance(protocol, StunProtocol):
                 self._nominated[output.component] = CandidatePair(protocol, output.remote)
         elif isinstance(output, Unroute):
             self._nominated.pop(output.component, None)
         elif isinstance(output, Accept | Revoke | Deliver):
-            protocol = self._driver.protocols.get(output.link)
+            protocol = self._driver.protocol(output.link)
             if isinstance(protocol, StunProtocol):
                 if isinstance(output, Accept):
                     protocol.accepted[output.peer] = output.component
@@ -720,6 +731,7 @@ class Connection:
     def _handle_event(self, event: object) -> None:
         if isinstance(event, Gathered):
             gathered = self._gathered.pop(event.component, None)
+            self._gathered = {**self._gathered}  # an emptied dictionary keeps its size
             if gathered is not None and not gathered.done():
                 gathered.set_result(None)
             return
@@ -744,7 +756,7 @@ class Connection:
 
     def _base_found(self, found: Found) -> None:
         assert self._driver is not None
-        protocol = self._driver.protocols.get(found.base.link)
+        protocol = self._driver.protocol(found.base.link)
         if isinstance(protocol, StunProtocol):
             protocol.local_candidate = found.base.candidate
             if protocol not in self._protocols:
@@ -825,9 +837,3 @@ async def _resolve_mdns(name: str) -> tuple[str, ...]:
     from . import mdns
 
     return await mdns.resolve(name)
-
-
-def _retrieve(task: asyncio.Future[None]) -> None:
-    """A gathering whose caller was cancelled may fail unseen."""
-    if not task.cancelled():
-        task.exception()

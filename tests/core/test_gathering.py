@@ -197,6 +197,18 @@ class TestReflexive:
             scene.report(Resolved(resolve.query, (STUN[0],)))
         assert len(scene.queries) == len({query.link for query in scene.queries}) == 2
 
+    def test_a_base_that_opens_between_two_look_ups_of_the_name(self) -> None:
+        scene = Scene((NAME, 3478))
+        scene.opens = False
+        scene.gather(HOST).gather(HOST, component=2)
+        first, second = scene.take(Resolve)
+        scene.report(Resolved(first.query, (STUN[0],)))
+        for output in scene.take(OpenUdp):
+            scene.open_late(output.link, (HOST, output.link))
+        scene.drain()
+        scene.report(Resolved(second.query, (STUN[0],)))
+        assert len(scene.queries) == len({query.link for query in scene.queries}) == 2
+
     def test_without_a_server_nobody_is_asked(self) -> None:
         scene = Scene((NAME, 3478)).gather(HOST)
         scene.gatherer.stun_server = None
@@ -380,6 +392,25 @@ class TestRelay:
             scene.drain()
         (relay,) = scene.candidates
         assert (relay.host, relay.related_address, relay.related_port) == ("2001:db8::2", "::", 9)
+
+    def test_one_for_each_component(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather().gather(component=2)
+        assert [(candidate.type, candidate.component) for candidate in scene.candidates] == [("relay", 1), ("relay", 2)]
+        assert scene.ends == [(1, 0.0), (2, 0.0)]
+        assert scene.close().open == {}
+
+    def test_a_relay_of_a_gathering_that_was_begun_anew(self) -> None:
+        scene = Scene(turn=TURN_SERVER)
+        scene.turn_answers = False
+        scene.gather().gather()
+        for link, transmit in [(transmit.link, transmit) for _, transmit in scene.sent]:
+            challenge = turn_answer(parse_message(transmit.data))
+            scene.gatherer.handle_datagram(scene.now, link, TURN, bytes(challenge))
+            scene.turn_answers = True
+            scene.drain()
+            scene.turn_answers = False
+        assert [candidate.type for candidate in scene.candidates] == ["relay", "relay"]
+        assert scene.ends == [(1, 0.0)]
 
     def test_refused(self) -> None:
         scene = Scene(turn=TURN_SERVER)

@@ -16,6 +16,7 @@ def connected(*, controlling: bool = False, tunables: Tunables | None = None) ->
     agent.add(puppet.candidate, None)
     puppet.check(agent, controlling=not controlling, nominate=not controlling)
     world.run_until(lambda: agent.complete)
+    world.run(until=world.now + 0.1)
     return world, agent, puppet, agent.connected_at
 
 

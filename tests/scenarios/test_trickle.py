@@ -113,7 +113,7 @@ class TestPeerReflexive:
         assert (remote.type, remote.priority, (remote.host, remote.port)) == ("prflx", 12345, puppet.address)
 
     @pytest.mark.parametrize(
-        "missing", [{"PRIORITY": "absent"}, {"ICE_CONTROLLING": "absent"}, {"ICE_CONTROLLED": 5}], ids=str
+        "missing", [{"PRIORITY": "absent"}, {"ICE_CONTROLLING": "absent"}], ids=str
     )
     def test_f19_what_every_check_must_have(self, missing: dict[str, object]) -> None:
         """RFC 8445 §7.1: PRIORITY and one role, else 400 (RFC 8489 §6.3.1), signed, and nothing changes."""
@@ -125,6 +125,15 @@ class TestPeerReflexive:
         assert answer.check_message_integrity(agent.password.encode())
         assert agent.agent.check_list == [] and agent.agent.remote_candidates == []
         assert agent.node.accepts == {}
+
+    def test_f19_both_roles(self) -> None:
+        """Malformed: no answer at all."""
+        world, agent, puppet = puppeteer()
+        check = puppet.check(agent, ICE_CONTROLLED=5)
+        world.run(until=0.1)
+        assert puppet.answers_to(check) == []
+        assert agent.agent.drops["malformed"] == 1
+        assert agent.agent.check_list == []
 
     @pytest.mark.parametrize("order", list(itertools.permutations([1, 2])))
     def test_f18_components_on_one_port(self, order: tuple[int, int]) -> None:
@@ -404,7 +413,7 @@ class TestPatience:
         agent.add(
             host_candidate(silent.addresses[0], 9),
             host_candidate(*good.address, preference=60000),
-            host_candidate(refusing.addresses[0], 9, component=2),
+            host_candidate(refusing.addresses[0], 9, component=2, preference=50000),
             None,
         )
         agent.connect(good)

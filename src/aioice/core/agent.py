@@ -249,16 +249,16 @@ class Agent:
 
     def _reachable(self, now: float, generation: Generation, candidate: Candidate) -> None:
         """The candidate has an address: it is new, or it names one that we saw as peer-reflexive (RFC 8838 §11)."""
-        known = generation.find_remote(candidate.component, (candidate.address, candidate.port))
-        if known is None:
-            generation.remote_candidates.append(candidate)
-        elif known is not candidate:
-            if known.type == "prflx":
-                generation.replace_remote(known, candidate)
-                self._routes_renamed(candidate)
-            elif candidate in generation.remote_candidates:
+        known = generation.find_remote(candidate.component, (candidate.address, candidate.port), but=candidate)
+        if known is not None and known.type == "prflx":
+            generation.replace_remote(known, candidate)
+            self._routes_renamed(candidate)
+        elif known is not None:
+            if candidate in generation.remote_candidates:
                 generation.remote_candidates.remove(candidate)
             return
+        elif candidate not in generation.remote_candidates:
+            generation.remote_candidates.append(candidate)
         for base in self._bases.values():
             self._pair(generation, base, candidate)
         self._changed = True
@@ -386,9 +386,14 @@ class Agent:
             candidate = generation.resolving.pop(report.query, None)
             if candidate is not None:
                 if report.addresses:
-                    candidate.address = report.addresses[0]
+                    candidate.address = self._within_reach(report.addresses)
                     self._reachable(now, generation, candidate)
                 self._ended(now, generation)
+
+    def _within_reach(self, addresses: tuple[str, ...]) -> str:
+        """The first address of a family that we have."""
+        ours = {":" in base.candidate.host for base in self._bases.values()}
+        return next((address for address in addresses if (":" in address) in ours), addresses[0])
 
     def is_server_link(self, link: int) -> bool:
         """Whether all that comes over the link is the machine's, as from a TURN server."""
@@ -603,7 +608,7 @@ class Agent:
                 self._stop_sending(now, component, f"consent expired: no answer from the peer for {silence:.1f} s")
                 continue
             if consent.due(now):
-                consent.asked(now, self._checker.ask_consent(now, generation, pair, consent.lifetime))
+                consent.asked(now, self._checker.ask_consent(now, generation, pair, consent.time_to_answer))
             if component not in self._doubted and consent.doubtful(now):
                 self._doubted.append(component)
                 self._changed = True

@@ -327,6 +327,8 @@ class Checker:
 
     def _fail(self, now: float, generation: Generation, pair: Pair, why: str) -> None:
         pair.use_candidate = False
+        if pair.request is not None:
+            pair.request.stop()
         generation.checks.fail(pair, why)
         self._outputs.append(Dead(generation, pair))
 

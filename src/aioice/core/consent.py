@@ -63,6 +63,11 @@ class Consent:
         return self._tunables.consent_interval * self._tunables.consent_failures
 
     @property
+    def time_to_answer(self) -> float:
+        """How long an answer to a request counts."""
+        return max(self.lifetime, TIME_TO_ANSWER)
+
+    @property
     def last_answer(self) -> float:
         return self._answered
 

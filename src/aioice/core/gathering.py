@@ -125,6 +125,7 @@ class Gatherer:
         "_stun_addresses",
         "_stun_asked",
         "_allocations",
+        "_allocating_for",
         "_server_links",
         "_closed",
     )
@@ -149,8 +150,10 @@ class Gatherer:
         self._known: list[tuple[int, Address, Address]] = []
         self._queries: dict[int, tuple[Job, StunServer | TurnServer]] = {}
         self._stun_addresses: tuple[str, ...] | None = None
-        self._stun_asked: set[tuple[int, Address]] = set()
+        self._stun_asked: list[tuple[int, Address]] = []
+        #: By each of their links.
         self._allocations: dict[int, Allocation] = {}
+        self._allocating_for: dict[Allocation, Job] = {}
         #: Links to TURN servers, and whether they are streams: then it is a sign of life that they open.
         self._server_links: dict[int, bool] = {}
         self._closed = False
@@ -199,7 +202,7 @@ class Gatherer:
             if link not in self._allocations:
                 self._outputs.append(Close(link))
         self._bases.clear()
-        for allocation in self._each_allocation():
+        for allocation in list(self._allocating_for):
             allocation.close(now)
             self._drain(now, allocation)
         self._report_ends(now)
@@ -252,7 +255,7 @@ class Gatherer:
             server = (host, self.stun_server.port)
             if (base.link, server) in self._stun_asked:
                 continue
-            self._stun_asked.add((base.link, server))
+            self._stun_asked.append((base.link, server))
             message = Message(Method.BINDING, Class.REQUEST, self._random(12))
             message.add_fingerprint()
             data = bytes(message)
@@ -271,9 +274,10 @@ class Gatherer:
             password=server.password,
         )
         allocation = Allocation(config, self._random, self._next_link, self._requests.tunables)
+        self._allocating_for[allocation] = job
         job.asked.add(allocation)
         allocation.start(now)
-        self._drain(now, allocation, job)
+        self._drain(now, allocation)
 
     # ------------------------------------------------------------------------------------------------------- the world
 
@@ -281,7 +285,7 @@ class Gatherer:
         """Something came over a server's link."""
         allocation = self._allocations.get(link)
         if allocation is not None:
-            self._alive(allocation)
+            self._allocating_for[allocation].alive.add(allocation)
             allocation.handle_datagram(now, link, peer, data)
             self._drain(now, allocation)
         self._report_ends(now)
@@ -337,7 +341,7 @@ class Gatherer:
         allocation = self._allocations.get(report.link)
         if allocation is not None:
             if isinstance(report, Opened) and self._server_links.get(report.link):
-                self._alive(allocation)
+                self._allocating_for[allocation].alive.add(allocation)
             allocation.handle_report(now, report)
             self._drain(now, allocation)
             return
@@ -383,21 +387,10 @@ class Gatherer:
 
     # ------------------------------------------------------------------------------------------------------ allocations
 
-    def _each_allocation(self) -> list[Allocation]:
-        return list(dict.fromkeys(self._allocations.values()))
-
-    def _job_of(self, allocation: Allocation) -> Job | None:
-        return next((job for job in self._jobs.values() if allocation in job.asked), None)
-
-    def _alive(self, allocation: Allocation) -> None:
-        job = self._job_of(allocation)
-        if job is not None:
-            job.alive.add(allocation)
-
-    def _drain(self, now: float, allocation: Allocation, job: Job | None = None) -> None:
+    def _drain(self, now: float, allocation: Allocation) -> None:
         from .allocation import Allocated, AllocationFailed, AllocationLost, PeerRefused
 
-        job = job or self._job_of(allocation)
+        job = self._allocating_for[allocation]
         while (output := allocation.poll_output()) is not None:
             if isinstance(output, OpenUdp | OpenStream | OpenRelay):
                 self._allocations[output.link] = allocation
@@ -405,18 +398,17 @@ class Gatherer:
                     self._server_links[output.link] = isinstance(output, OpenStream)
                 self._outputs.append(output)
             elif isinstance(output, Allocated):
-                if job is not None:
-                    job.asked.discard(allocation)
-                    self._found_relayed(job, output)
+                job.asked.discard(allocation)
+                self._found_relayed(job, output)
             elif isinstance(output, AllocationFailed):
-                if job is not None:
-                    job.asked.discard(allocation)
+                job.asked.discard(allocation)
             elif isinstance(output, AllocationLost):
-                if self._bases.pop(output.relay_link, None) is not None:
-                    self._outputs.append(BaseLost(output.relay_link, output.detail))
+                self._bases.pop(output.relay_link, None)
+                self._outputs.append(BaseLost(output.relay_link, output.detail))
             elif isinstance(output, PeerRefused):
                 self._outputs.append(RelayRefused(output.relay_link, output.peer, output.code))
             elif isinstance(output, ChildDone):
+                del self._allocating_for[allocation]
                 for link in [link for link, owner in self._allocations.items() if owner is allocation]:
                     del self._allocations[link]
                     self._server_links.pop(link, None)
@@ -450,7 +442,7 @@ class Gatherer:
             self._outputs.append(Transmit(request.link, request.peer, request.data))
         for request in failed:
             request.context[0].asked.discard(request.transaction_id)
-        for allocation in self._each_allocation():
+        for allocation in list(self._allocating_for):
             allocation.handle_timeout(now)
             self._drain(now, allocation)
         self._report_ends(now)
@@ -461,7 +453,7 @@ class Gatherer:
                 job.reported = True
                 self._outputs.append(Gathered(job.component))
             if job.finished:
-                del self._jobs[job.component]
+                self._jobs = {number: other for number, other in self._jobs.items() if other is not job}
 
     def poll_output(self) -> Any:
         """As a machine's, with :class:`Found`, :class:`BaseLost` and :class:`Gathered` for the agent between them."""
@@ -471,8 +463,7 @@ class Gatherer:
         times = [job.due() for job in self._jobs.values() if not job.reported]
         if (deadline := self._requests.poll_timeout()) is not None:
             times.append(deadline)
-        if self._allocations:
-            for allocation in self._each_allocation():
-                if (deadline := allocation.poll_timeout()) is not None:
-                    times.append(deadline)
+        if self._allocating_for:
+            ends = [allocation.poll_timeout() for allocation in self._allocating_for]
+            times += [deadline for deadline in ends if deadline is not None]
         return min(times) if times else None

@@ -97,11 +97,12 @@ class Generation:
         self.early.append(check)
         del self.early[:-MAX_EARLY_CHECKS]
 
-    def find_remote(self, component: int, peer: Address) -> Candidate | None:
+    def find_remote(self, component: int, peer: Address, but: Candidate | None = None) -> Candidate | None:
         """The candidate of this component at this address; components may share one (RFC 8445 §7.3.1.3)."""
         for candidate in self.remote_candidates:
             if candidate.component == component and candidate.port == peer[1] and candidate.address == peer[0]:
-                return candidate
+                if candidate is not but:
+                    return candidate
         return None
 
     def replace_remote(self, old: Candidate, new: Candidate) -> None:
@@ -133,10 +134,11 @@ class Generation:
         return all((pair := pairs.get(component)) is not None and pair.nominated for component in self.components)
 
     def prune_components(self) -> None:
-        """After the end mark: what the peer has no candidate for, it does not use, unless it has none at all (RFC 8863
-        §4).
+        """After the end mark: what the peer has no candidate for, it does not use, unless it has signalled none at all
+        (RFC 8863 §4).
         """
         named = {candidate.component for candidate in self.remote_candidates}
         offered = tuple(component for component in self.components if component in named)
-        if self.remote_end and not self.resolving and offered:
+        signalled = any(c.type != "prflx" and c.component in offered for c in self.remote_candidates)
+        if self.remote_end and not self.resolving and signalled:
             self.components = offered

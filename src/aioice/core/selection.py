@@ -34,7 +34,7 @@ class Selection:
         #: The first valid pair, later the selected one.
         self.pairs: dict[int, Pair] = {}
         self._valid_since: dict[int, float] = {}
-        self._nominating: dict[int, Pair] = {}
+        self._nominating: list[Pair] = []
         self._direct_patience = direct_patience
         self._relay_patience = relay_patience
         self._due: float | None = None
@@ -53,8 +53,8 @@ class Selection:
         A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it).
         """
         known, pair.nominated = pair.nominated, True
-        if self._nominating.get(pair.component) is pair:
-            del self._nominating[pair.component]
+        if pair in self._nominating:
+            self._nominating.remove(pair)
         current = self.pairs.get(pair.component)
         if known and current is pair:
             return False
@@ -65,8 +65,8 @@ class Selection:
 
     def failed(self, pair: Pair) -> bool:
         """The pair is dead; returns whether it was in use."""
-        if self._nominating.get(pair.component) is pair:
-            del self._nominating[pair.component]
+        if pair in self._nominating:
+            self._nominating.remove(pair)
         if self.pairs.get(pair.component) is pair:
             del self.pairs[pair.component]
             return True
@@ -82,7 +82,7 @@ class Selection:
         self._due = None
         for component in components:
             current = self.pairs.get(component)
-            if component in self._nominating or current is None or current.nominated:
+            if current is None or current.nominated or any(pair.component == component for pair in self._nominating):
                 continue
             pairs = checks.of_component(component)
             best = next((pair for pair in pairs if pair.state is PairState.SUCCEEDED), None)
@@ -93,7 +93,7 @@ class Selection:
             if better and now < due:
                 self._due = due if self._due is None else min(self._due, due)
                 continue
-            self._nominating[component] = best
+            self._nominating.append(best)
             chosen.append(best)
         return chosen
 

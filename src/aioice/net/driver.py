@@ -60,7 +60,6 @@ class Driver:
         "host",
         "loop",
         "links",
-        "protocols",
         "relay_send",
         "_protocol_factory",
         "_on_output",
@@ -91,13 +90,12 @@ class Driver:
         self.loop = asyncio.get_running_loop()
         #: What is open now.
         self.links: dict[int, asyncio.DatagramTransport] = {}
-        self.protocols: dict[int, asyncio.DatagramProtocol] = {}
         #: ``relay_send(now, link, peer, data)`` sends through a relayed address.
         self.relay_send: Callable[[float, int, Address, bytes], object] | None = getattr(machine, "relay", None)
         self._protocol_factory = protocol_factory
         self._on_output = on_output
         self._opening: dict[int, asyncio.Task[asyncio.DatagramTransport]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: list[asyncio.Task[Any]] = []
         self._reports: list[Report] = []
         self._last: list[Output] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -146,13 +144,16 @@ class Driver:
     def lost(self, link: int, exc: Exception | None) -> None:
         """The transport of ``link`` has ended; nothing new if the machine had closed it."""
         if self.links.pop(link, None) is not None:
-            self.protocols.pop(link, None)
             self.report(LinkClosed(link, reason_of(exc), str(exc or "")))
 
-    def adopt(self, link: int, transport: asyncio.DatagramTransport, protocol: asyncio.DatagramProtocol) -> None:
+    def protocol(self, link: int) -> asyncio.BaseProtocol | None:
+        """The protocol on the link's transport, if it is open."""
+        transport = self.links.get(link)
+        return None if transport is None else transport.get_protocol()
+
+    def adopt(self, link: int, transport: asyncio.DatagramTransport) -> None:
         """Take over a link that somebody else opened; the machine gets no report."""
         self.links[link] = transport
-        self.protocols[link] = protocol
 
     # ------------------------------------------------------------------------------------------------------ the way out
 
@@ -198,7 +199,6 @@ class Driver:
             task.cancel()
         links = list(self.links.values())
         self.links.clear()
-        self.protocols.clear()
         for transport in links:
             transport.abort()
 
@@ -268,7 +268,7 @@ class Driver:
             self._open_failed(link, _bind_reason(exc), exc)
             return
         if isinstance(opening, asyncio.DatagramTransport):
-            self._opened(link, opening, protocol)
+            self._opened(link, opening)
         else:
             self._await_link(link, opening, protocol, _bind_reason)
 
@@ -291,7 +291,7 @@ class Driver:
         except Exception as exc:
             self._open_failed(link, Reason.OTHER, exc)
             return
-        self._opened(link, transport, protocol)
+        self._opened(link, transport)
 
     def _await_link(
         self,
@@ -301,7 +301,7 @@ class Driver:
         reason: Callable[[BaseException], Reason],
     ) -> None:
         def done(task: asyncio.Task[asyncio.DatagramTransport]) -> None:
-            self._tasks.discard(task)
+            self._tasks.remove(task)
             wanted = self._opening.pop(link, None) is not None
             if task.cancelled():
                 return
@@ -316,14 +316,14 @@ class Driver:
             elif task.result().is_closing():
                 self.report(OpenFailed(link, Reason.CLOSED, "closed as soon as it was open"))
             else:
-                self._opened(link, task.result(), protocol)
+                self._opened(link, task.result())
                 self.pump()
 
         self._opening[link] = self._start(opening, done)
 
     def _start(self, work: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], object]) -> asyncio.Task[T]:
         task = self.loop.create_task(work)
-        self._tasks.add(task)
+        self._tasks.append(task)
         task.add_done_callback(done)
         return task
 
@@ -332,15 +332,13 @@ class Driver:
             self._complain("a link could not be opened", exc)
         self._reports.append(OpenFailed(link, reason, str(exc)))
 
-    def _opened(self, link: int, transport: asyncio.DatagramTransport, protocol: asyncio.DatagramProtocol) -> None:
+    def _opened(self, link: int, transport: asyncio.DatagramTransport) -> None:
         self.links[link] = transport
-        self.protocols[link] = protocol
         self._reports.append(Opened(link, transport.get_extra_info("sockname")[:2]))
 
     def _close_link(self, output: Close) -> None:
         link = output.link
         transport = self.links.pop(link, None)
-        self.protocols.pop(link, None)
         if transport is not None:
             transport.close()
             return
@@ -349,7 +347,7 @@ class Driver:
             task.cancel()
 
     def _resolve(self, output: Resolve) -> None:
-        self._start(self._look_up(output), self._tasks.discard)
+        self._start(self._look_up(output), self._tasks.remove)
 
     async def _look_up(self, output: Resolve) -> None:
         addresses: tuple[str, ...] = ()
