@@ -261,6 +261,20 @@ async def test_unusable_candidates_are_ignored(caplog: pytest.LogCaptureFixture)
     await close(a, b)
 
 
+async def test_unusable_candidates_are_ignored_by_both() -> None:
+    a, b = pair()
+    for connection in (a, b):
+        for broken in unusable():
+            await connection.add_remote_candidate(broken)
+    await connect(a, b)
+    for connection in (a, b):
+        for broken in unusable():
+            with pytest.raises(ValueError):
+                await connection.add_remote_candidate(broken)
+    await check_data(a, b)
+    await close(a, b)
+
+
 async def test_candidates_for_others_are_kept_and_not_used() -> None:
     """S08, S20: a further component, another transport."""
     a, b = pair()

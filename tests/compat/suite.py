@@ -42,12 +42,12 @@ class Environment:
             # Without this pip takes the same version again for installed already.
             self.pip("uninstall", "-qq", "--yes", "aioice")
             self.pip("install", "--quiet", str(source), *requirements)
-        self.check_package()
+            self.check_package(source / "src" / "aioice")
 
     def pip(self, *arguments: str) -> None:
         run([str(self.python), "-m", "pip", "--disable-pip-version-check", *arguments])
 
-    def check_package(self) -> None:
+    def check_package(self, ours: Path) -> None:
         """What is imported there must be this package, file by file."""
         script = "import aioice, json; print(json.dumps([aioice.__version__, aioice.__path__[0]]))"
         command = [str(self.python), "-I", "-c", script]
@@ -55,12 +55,11 @@ class Environment:
         version, path = json.loads(output.stdout)
         if self.directory not in Path(path).parents:
             sys.exit(f"{self.python} imports aioice from {path}")
-        ours = ROOT / "src" / "aioice"
         names = [str(file.relative_to(ours)) for file in ours.rglob("*") if file.suffix in (".py", ".typed")]
         _, different, missing = filecmp.cmpfiles(ours, path, names, shallow=False)
         if different or missing:
             sys.exit(f"the installed package is not this one: {', '.join(different + missing)}")
-        print(f"aioice {version}: {len(names)} files, as in {ours}", flush=True)
+        print(f"aioice {version} from {ROOT / 'src'}, {len(names)} files", flush=True)
 
     def run_pytest(self, directory: Path, arguments: Iterable[str]) -> int:
         command = [str(self.python), "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--timeout={TEST_TIME_LIMIT}"]

@@ -161,6 +161,12 @@ class TestExpiry:
         answered = Run(consent(SHORT, fixed(drawn)), 0.4).until(1000.0)
         assert answered.expired is None
 
+    @pytest.mark.parametrize(
+        "tunables, seconds", [(DEFAULT, 30), (SHORT, 1), (Tunables(consent_interval=0), TIME_TO_ANSWER)]
+    )
+    def test_an_answer_counts_for_as_long(self, tunables: Tunables, seconds: float) -> None:
+        assert consent(tunables).time_to_answer == seconds
+
     def test_outstanding_requests_are_bounded(self) -> None:
         run = Run(consent(Tunables(consent_failures=100)), None).until(400.0)
         assert len(run.asked) in (79, 80)

@@ -8,7 +8,7 @@ from aioice.core.agent import Agent, AgentConfig
 from aioice.core.candidate import Candidate
 from aioice.core.checklist import CheckList, Pair, PairState
 from aioice.core.generation import MAX_EARLY_CHECKS, EarlyCheck, Generation
-from aioice.core.machine import Opened, OpenUdp
+from aioice.core.machine import LinkClosed, Opened, OpenUdp, Reason, Transmit
 from aioice.core.message import Class, Message, Method
 from aioice.core.selection import Selection
 from tests.core.pairs import advance, base, candidate, counter, drain
@@ -68,6 +68,14 @@ class TestRemoteCandidates:
         assert generation.find_remote(3, PEER) is None
         assert generation.find_remote(1, ("192.0.2.2", 5000)) is None
         assert generation.find_remote(1, ("192.0.2.1", 5001)) is None
+
+    def test_found_though_it_is_listed_twice(self) -> None:
+        generation = make()
+        first, second = candidate(), candidate()
+        generation.remote_candidates += [first, second]
+        assert generation.find_remote(1, PEER, first) is second
+        generation.remote_candidates.remove(second)
+        assert generation.find_remote(1, PEER, first) is None
 
     def test_found_in_any_spelling(self) -> None:
         generation = make()
@@ -214,3 +222,25 @@ class TestAgentsTimer:
         agent.handle_timeout(20.0)
         deadline = agent.poll_timeout()
         assert deadline is None or deadline > 20.0
+
+    def test_a_lost_socket_is_left_alone_also_by_a_second_attempt(self) -> None:
+        agent = self.agent()
+        agent.gather(0.0, 1, ["198.51.100.2"], 5.0)
+        (link,) = [output.link for output in drain(agent) if isinstance(output, OpenUdp)]
+        agent.handle_report(0.0, Opened(link, ("198.51.100.2", 5000)))
+        agent.add_remote_candidate(0.0, candidate())
+        agent.connect(10.0, "theirs", "their password")
+        agent.handle_report(10.0, LinkClosed(link, Reason.OTHER, "gone"))
+        agent.add_remote_candidate(10.0, None)
+        drain(agent)
+        now = 10.0
+        while agent.state == "checking":
+            deadline = agent.poll_timeout()
+            assert deadline is not None and deadline > now
+            now = deadline
+            agent.handle_timeout(now)
+        first = {output.link for output in drain(agent) if isinstance(output, Transmit)}
+        agent.connect(now, "theirs", "their password")
+        agent.handle_timeout(now + 1)
+        second = {output.link for output in drain(agent) if isinstance(output, Transmit)}
+        assert first == second == {1}

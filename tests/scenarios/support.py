@@ -263,6 +263,7 @@ class Pair:
     def talk(self) -> None:
         """Data goes both ways over every component; sent again where the network loses packets."""
         for peer, other in self.both:
+            assert peer.node.routes
             for component in sorted(peer.node.routes):
                 self._tell(peer, other, component)
 

@@ -112,9 +112,7 @@ class TestPeerReflexive:
         (remote,) = agent.agent.remote_candidates
         assert (remote.type, remote.priority, (remote.host, remote.port)) == ("prflx", 12345, puppet.address)
 
-    @pytest.mark.parametrize(
-        "missing", [{"PRIORITY": "absent"}, {"ICE_CONTROLLING": "absent"}], ids=str
-    )
+    @pytest.mark.parametrize("missing", [{"PRIORITY": "absent"}, {"ICE_CONTROLLING": "absent"}], ids=str)
     def test_f19_what_every_check_must_have(self, missing: dict[str, object]) -> None:
         """RFC 8445 §7.1: PRIORITY and one role, else 400 (RFC 8489 §6.3.1), signed, and nothing changes."""
         world, agent, puppet = puppeteer()

@@ -91,7 +91,6 @@ class Agent:
         "_changed",
         "_closed",
         "_done_told",
-        "_previous",
         "_generation",
     )
 
@@ -128,9 +127,8 @@ class Agent:
         self._changed = False
         self._closed = False
         self._done_told = False
-        self._previous: Generation | None = None
         self._generation = self._new_generation(local_username, local_password)
-        self._checker.generations = [self._generation]
+        self._checker.use([self._generation])
 
     def next_number(self) -> int:
         """A number for a link or a query, never used before."""
@@ -207,8 +205,8 @@ class Agent:
             self._generation.set_local_credentials(username, password)
 
     def set_controlling(self, now: float, controlling: bool) -> None:
-        """The role, until checks start."""
-        if not self._generation.checking:
+        """The role, until checks start; a lite agent is always controlled (RFC 8445 §6.1.1)."""
+        if not (self._generation.checking or self._config.lite):
             self._checker.set_role(controlling)
             self._drain_children(now)
 
@@ -220,8 +218,9 @@ class Agent:
             return
         generation = self._generation
         if candidate is not None and candidate.ufrag is not None:
-            if self._previous is not None and candidate.ufrag == self._previous.remote_username:
-                generation = self._previous
+            previous = [g for g in self._checker.generations[1:] if g.remote_username == candidate.ufrag]
+            if previous:
+                generation = previous[0]
             elif generation.remote_username not in (None, candidate.ufrag):
                 self.drops["candidate of another session"] += 1
                 return
@@ -293,11 +292,14 @@ class Agent:
             # RFC 8445 §6.1.1: the full agent controls.
             self._checker.set_role(True)
         generation.set_remote_credentials(remote_username, remote_password)
+        self.drops["candidate of another session"] += generation.drop_foreign()
         generation.remote_is_lite = remote_is_lite
         generation.checking = True
         patience = self._config.patience
         generation.patience_ends = now + (self._tunables.transaction_timeout if patience is None else patience)
         generation.patience_over = False
+        for pair in [pair for pair in generation.checks.pairs if pair.base.link not in self._bases]:
+            generation.checks.remove(pair)
         generation.checks.freeze_anew()
         self._set_state(ConnectionState.CHECKING)
         self._checker.start(now, generation)
@@ -308,10 +310,10 @@ class Agent:
         """A new generation (RFC 8445 §9); the old pair carries data until one of the new generation is selected."""
         if self._closed:
             return
-        old = self._generation
-        self._previous = old if self._sending else None
+        in_use = [sending[0] for sending in self._sending.values()]
+        previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
-        self._checker.generations = [self._generation] + ([old] if self._previous else [])
+        self._checker.use([self._generation, *previous])
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
@@ -447,6 +449,7 @@ class Agent:
         if base is None:
             return
         self._local_candidates[:] = [c for c in self._local_candidates if c is not base.candidate]
+        self._checker.base_lost(lost.link)
         for generation in self._checker.generations:
             for pair in [pair for pair in generation.checks.pairs if pair.base is base]:
                 generation.checks.fail(pair, f"local socket lost: {lost.detail}")
@@ -526,8 +529,7 @@ class Agent:
             generation.checks.remove(other)
         self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
         if generation is self._generation and generation.complete:
-            self._previous = None
-            self._checker.generations = [generation]
+            self._checker.use([generation])
         self._changed = True
 
     def _dead(self, now: float, dead: Dead) -> None:

@@ -132,12 +132,19 @@ class Checker:
 
     # ----------------------------------------------------------------------------------------------------------- verbs
 
+    def use(self, generations: list[Generation]) -> None:
+        """The current one first; what is in flight for others is forgotten."""
+        self.generations = generations
+        for request in self._requests.all():
+            if request.context.generation not in generations:
+                self._requests.end(request)
+
     def start(self, now: float, generation: Generation) -> None:
         """Check the pairs of the generation, first those that the peer has checked already."""
         while generation.early:
             early = generation.early.pop(0)
             if is_for(early.message, generation.local_username, generation.remote_username):
-                self._checked(now, generation, early)
+                self._answered(now, generation, early)
             else:
                 self.drops["check of another session"] += 1
         self._pace(now)
@@ -179,6 +186,14 @@ class Checker:
         for pair in pairs:
             if pair.request is not None:
                 pair.request.stop()
+
+    def base_lost(self, link: int) -> None:
+        """Nothing is sent on the link any more."""
+        for request in self._requests.all():
+            if request.link == link:
+                self._requests.end(request)
+        for generation in self.generations:
+            generation.early = [check for check in generation.early if check.base.link != link]
 
     def unreachable(self, now: float, link: int, peer: Address, reason: Reason) -> None:
         """The system says that checks to ``peer`` don't arrive; a check from there would revive the pair."""
@@ -372,12 +387,12 @@ class Checker:
     def _answered(self, now: float, generation: Generation, check: EarlyCheck) -> None:
         if generation is not self.generations[0]:
             return
-        if self._lite:
-            self._checked_lite(generation, check)
-        elif generation.checking:
-            self._checked(now, generation, check)
-        else:
+        if not generation.checking:
             generation.keep_early(check)
+        elif self._lite:
+            self._checked_lite(generation, check)
+        else:
+            self._checked(now, generation, check)
 
     def _authenticate(self, now: float, base: Base, peer: Address, message: Message, size: int) -> Generation | None:
         """Whose credentials the request carries (RFC 8489 §9.1.3); strangers get their error unsigned, and few of

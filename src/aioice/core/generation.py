@@ -97,6 +97,16 @@ class Generation:
         self.early.append(check)
         del self.early[:-MAX_EARLY_CHECKS]
 
+    def drop_foreign(self) -> int:
+        """Now that the peer's ufrag is known: forget the candidates that name another; returns how many."""
+        foreign = [c for c in self.remote_candidates if c.ufrag not in (None, self.remote_username)]
+        for candidate in foreign:
+            self.remote_candidates.remove(candidate)
+        for pair in [pair for pair in self.checks.pairs if pair.remote in foreign]:
+            self.checks.remove(pair)
+        self.resolving = {query: c for query, c in self.resolving.items() if c not in foreign}
+        return len(foreign)
+
     def find_remote(self, component: int, peer: Address, but: Candidate | None = None) -> Candidate | None:
         """The candidate of this component at this address; components may share one (RFC 8445 §7.3.1.3)."""
         for candidate in self.remote_candidates:

@@ -41,6 +41,7 @@ _FULL_SHA256_SIZE = 32
 
 _HEADER = struct.Struct("!HHI12s")
 _ATTRIBUTE = struct.Struct("!HH")
+_FINGERPRINT_ATTRIBUTE = struct.Struct("!HHI")
 _read_header = _HEADER.unpack_from
 _read_attribute = _ATTRIBUTE.unpack_from
 
@@ -238,7 +239,7 @@ class Message:
     :param attributes: Values by the attributes' names, in the order in which they are sent.
     """
 
-    __slots__ = ("message_method", "message_class", "transaction_id", "attributes", "unknown_required")
+    __slots__ = ("message_method", "message_class", "transaction_id", "attributes", "unknown_required", "_sealed")
 
     def __init__(
         self,
@@ -253,6 +254,8 @@ class Message:
         self.attributes: dict[str, Any] = {} if attributes is None else attributes
         #: Types of attributes that must be understood and are not (RFC 8489 §6.3.1); always empty in a message of ours.
         self.unknown_required: tuple[int, ...] = ()
+        #: The attributes when the fingerprint was added, and the whole message then.
+        self._sealed: tuple[list[tuple[str, Any]], bytes] | None = None
 
     @property
     def error_code(self) -> int | None:
@@ -303,6 +306,10 @@ class Message:
         received = None if parsed is None else parsed.received_message(self._header(0))
         if received is not None:
             return received
+        if self._sealed is not None:
+            items, data = self._sealed
+            if list(self.attributes.items()) == items and data.startswith(self._header(len(data) - HEADER_LENGTH)):
+                return data
         body = self._encode(self.attributes)
         return self._header(len(body)) + body
 
@@ -326,7 +333,14 @@ class Message:
         return self._header(len(body) + 4 + len(value)) + body, value
 
     def _add_fingerprint(self, body: bytes) -> None:
-        self.attributes["FINGERPRINT"] = crc32(self._header(len(body) + 8) + body) ^ FINGERPRINT_XOR
+        data = self._header(len(body) + 8) + body
+        value = self.attributes["FINGERPRINT"] = crc32(data) ^ FINGERPRINT_XOR
+        items = list(self.attributes.items())
+        # What can change unseen is written anew each time.
+        if _IMMUTABLE.issuperset([type(value) for _, value in items]):
+            self._sealed = items, data + _FINGERPRINT_ATTRIBUTE.pack(_FINGERPRINT, 4, value)
+        else:
+            self._sealed = None
 
     def _header(self, size: int) -> bytes:
         if size > 0xFFFF:
@@ -347,6 +361,9 @@ class Message:
                 for name in names
             ]
         )
+
+
+_IMMUTABLE = {str, bytes, int, tuple, type(None)}
 
 
 def _encode_attribute(name: str, value: Any, transaction_id: bytes) -> bytes:
@@ -397,6 +414,7 @@ def read_message(message: Message, data: bytes) -> None:
         raise ValueError("STUN message length does not match")
     places: dict[str, int] = {}
     message.unknown_required = _read_attributes(data, size, places)
+    message._sealed = None
     message.message_class = message_class = _CLASSES[message_type & 0x110]
     method = message_type & 0xF | message_type >> 1 & 0x70 | message_type >> 2 & 0xF80
     message.message_method = _METHODS.get(method, method)
@@ -468,7 +486,6 @@ def _verify_fingerprint(data: bytes, start: int, size: int) -> None:
 # ------------------------------------------------------------------------------------------- checks and their answers
 
 _PRIORITY_AND_ROLE = struct.Struct("!HHIHHQ")
-_FINGERPRINT_ATTRIBUTE = struct.Struct("!HHI")
 _BINDING_REQUEST = _message_type(Method.BINDING, Class.REQUEST)
 _BINDING_RESPONSE = _message_type(Method.BINDING, Class.RESPONSE)
 _USE_CANDIDATE = b"\x00\x25\x00\x00"
