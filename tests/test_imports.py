@@ -43,8 +43,9 @@ CORE_RANKS = {
     "connectivity": 4,
     "generation": 4,
     "gathering": 4,
-    "agent": 5,
-    "trace": 6,
+    "sending": 5,
+    "agent": 6,
+    "trace": 7,
 }
 
 #: Time, randomness, input and output come into ``core`` from outside.

@@ -411,9 +411,7 @@ class CheckListMachine(RuleBasedStateMachine):
     )
     def add(self, link: int, port: int, priority: int, foundation: str) -> None:
         on = self.bases[link]
-        remote = candidate(
-            port=port, component=on.candidate.component, priority=priority, foundation=foundation
-        )
+        remote = candidate(port=port, component=on.candidate.component, priority=priority, foundation=foundation)
         refused = self.checks.refused
         pair = self.checks.add(on, remote)
         known = self.checks.find(link, ("192.0.2.1", port))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.candidate import candidate_foundation
-from aioice.core.gathering import BaseLost, Found, RelayRefused, StunServer
+from aioice.core.gathering import BaseLost, Found, RelayRefused
 from aioice.core.machine import (
     Close,
     Deliver,
@@ -597,9 +597,3 @@ class TestClose:
         scene.open_late(1, (HOST, 5))
         scene.drain()
         assert scene.open == {}
-
-
-def test_a_server_is_told_by_its_fields() -> None:
-    server = StunServer("stun.example.org", 3478)
-    assert (server.host, server.port) == ("stun.example.org", 3478)
-    assert (TURN_SERVER.transport, TURN_SERVER.tls) == ("udp", False)

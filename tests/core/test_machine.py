@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioice.core import machine
-from aioice.core.machine import OpenFailed, Opened, Reason, SendFailed, Transmit, Tunables
+from aioice.core.machine import Opened, OpenFailed, Reason, SendFailed, Transmit, Tunables
 from aioice.core.requests import Requests
 
 

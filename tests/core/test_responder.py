@@ -14,7 +14,9 @@ PEER = ("192.0.2.1", 5000)
 
 
 def request(**attributes: Any) -> Message:
-    return Message(Method.BINDING, Class.REQUEST, b"transaction!", {name.replace("_", "-"): v for name, v in attributes.items()})
+    return Message(
+        Method.BINDING, Class.REQUEST, b"transaction!", {name.replace("_", "-"): v for name, v in attributes.items()}
+    )
 
 
 class TestErrorAnswer:

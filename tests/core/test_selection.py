@@ -92,9 +92,7 @@ class TestNomination:
     @pytest.mark.parametrize(
         "rtt, patience", [(None, 0.1), (0.001, 0.1), (0.03, 0.1), (0.05, 0.15), (0.8, 2.4), (2.0, 6.0)]
     )
-    def test_direct_patience_is_three_round_trips_and_100_ms_at_least(
-        self, rtt: float | None, patience: float
-    ) -> None:
+    def test_direct_patience_is_three_round_trips_and_100_ms_at_least(self, rtt: float | None, patience: float) -> None:
         scene = Scene()
         scene.pair(2)
         scene.valid(0.0, scene.pair(1), rtt)

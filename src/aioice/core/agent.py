@@ -12,7 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname
-from .checklist import UNANSWERED, Base, CheckList, Pair, PairState
+from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
     Checker,
     ConsentAnswered,
@@ -24,14 +24,14 @@ from .connectivity import (
     RoleChanged,
     Valid,
 )
-from .consent import Consent
 from .demux import is_stun
-from .events import ConnectionClosed, ConnectionState, ConsentExpired, LocalCandidate, SelectedPair, StateChanged
+from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
 from .generation import MAX_REMOTE_CANDIDATES, Generation
-from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Route, SendFailed, Transmit, Tunables, Unroute
+from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
+from .sending import Sending, SendingEnded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,9 +84,7 @@ class Agent:
         "_ungathered",
         "_end_told",
         "_accepted",
-        "_forced",
         "_sending",
-        "_doubted",
         "_state",
         "_changed",
         "_closed",
@@ -111,17 +109,13 @@ class Agent:
         self.set_servers(0.0, config.stun_server, config.turn_server)
         controlling = config.controlling and not config.lite
         self._checker = Checker(random, self._tunables, controlling=controlling, lite=config.lite, ta=config.ta)
+        self._sending = Sending(random, self._tunables, lite=config.lite)
         self._bases: dict[int, Base] = {}
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
         self._ungathered = list(range(1, config.components + 1))
         self._end_told = False
         self._accepted: list[tuple[int, Address]] = []
-        #: Pairs that the application chose without checks.
-        self._forced: dict[int, tuple[int, Address]] = {}
-        #: What data is sent on, by component: its generation, pair and consent.
-        self._sending: dict[int, tuple[Generation, Pair, Consent | None]] = {}
-        self._doubted: list[int] = []
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
@@ -251,7 +245,7 @@ class Agent:
         known = generation.find_remote(candidate.component, (candidate.address, candidate.port), but=candidate)
         if known is not None and known.type == "prflx":
             generation.replace_remote(known, candidate)
-            self._routes_renamed(candidate)
+            self._sending.rename(candidate)
         elif known is not None:
             if candidate in generation.remote_candidates:
                 generation.remote_candidates.remove(candidate)
@@ -261,11 +255,6 @@ class Agent:
         for base in self._bases.values():
             self._pair(generation, base, candidate)
         self._changed = True
-
-    def _routes_renamed(self, new: Candidate) -> None:
-        for _, pair, _ in self._sending.values():
-            if pair.remote is new:
-                self._outputs.append(Route(pair.component, pair.base.link, pair.peer, new))
 
     def _pair(self, generation: Generation, base: Base, remote: Candidate) -> None:
         if generation is not self._generation or remote.component not in generation.components:
@@ -292,7 +281,8 @@ class Agent:
             # RFC 8445 §6.1.1: the full agent controls.
             self._checker.set_role(True)
         generation.set_remote_credentials(remote_username, remote_password)
-        self.drops["candidate of another session"] += generation.drop_foreign()
+        if foreign := generation.drop_foreign():
+            self.drops["candidate of another session"] += foreign
         generation.remote_is_lite = remote_is_lite
         generation.checking = True
         patience = self._config.patience
@@ -310,19 +300,17 @@ class Agent:
         """A new generation (RFC 8445 §9); the old pair carries data until one of the new generation is selected."""
         if self._closed:
             return
-        in_use = [sending[0] for sending in self._sending.values()]
+        in_use = [use.generation for use in self._sending.uses.values()]
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
-        peer = (remote.address, remote.port)
-        self._sending.pop(component, None)
-        self._forced[component] = (link, peer)
-        self._accept(link, peer, component)
-        self._outputs.append(Route(component, link, peer, remote))
-        if self._state is ConnectionState.NEW and self._forced.keys() >= set(self._generation.components):
+        self._sending.force(component, link, remote)
+        self._accept(link, (remote.address, remote.port), component)
+        self._drain_children(now)
+        if self._state is ConnectionState.NEW and self._sending.forced.keys() >= set(self._generation.components):
             self._set_state(ConnectionState.COMPLETED)
 
     def relay(self, now: float, link: int, peer: Address, data: bytes) -> None:
@@ -336,10 +324,8 @@ class Agent:
             return
         self._closed = True
         self._checker.stop()
-        for component in sorted(self._sending.keys() | self._forced.keys()):
-            self._outputs.append(Unroute(component))
-        self._sending.clear()
-        self._forced.clear()
+        self._sending.close()
+        self._drain_children(now)
         self._bases.clear()
         self._set_state(ConnectionState.CLOSED, reason)
         self._outputs.append(Notify(ConnectionClosed(reason)))
@@ -376,9 +362,7 @@ class Agent:
         self._tunables = tunables
         self._gatherer.tune(tunables)
         self._checker.tune(tunables)
-        for _, _, consent in self._sending.values():
-            if consent is not None:
-                consent.tune(tunables)
+        self._sending.tune(tunables)
 
     def _is_remote_name(self, query: int) -> bool:
         return any(query in generation.resolving for generation in self._checker.generations)
@@ -405,9 +389,9 @@ class Agent:
 
     def _drain_children(self, now: float) -> None:
         """Act on what the children have to say, then go on, until all is quiet."""
-        handlers, checker, gatherer = self._HANDLERS, self._checker, self._gatherer
+        handlers, checker, gatherer, sending = self._HANDLERS, self._checker, self._gatherer, self._sending
         while True:
-            output = checker.poll_output() or gatherer.poll_output()
+            output = checker.poll_output() or gatherer.poll_output() or sending.poll_output()
             if output is None:
                 if not self._changed:
                     break
@@ -454,7 +438,7 @@ class Agent:
             for pair in [pair for pair in generation.checks.pairs if pair.base is base]:
                 generation.checks.fail(pair, f"local socket lost: {lost.detail}")
                 self._dead(now, Dead(generation, pair))
-        if any(link == lost.link for link, _ in self._forced.values()):
+        if any(link == lost.link for link, _ in self._sending.forced.values()):
             self.close(now, f"local socket lost: {lost.detail}")
 
     def _gathered(self, now: float, gathered: Gathered) -> None:
@@ -495,7 +479,7 @@ class Agent:
         generation, pair = valid.generation, valid.pair
         pair.local = self._local_at(pair, valid)
         self._accept(pair.base.link, pair.peer, pair.component)
-        if generation.selection.valid(now, pair) and pair.component not in self._sending:
+        if generation.selection.valid(now, pair) and pair.component not in self._sending.uses:
             self._send_on(now, generation, pair)
         self._changed = True
 
@@ -540,80 +524,41 @@ class Agent:
             )
             if again is not None:
                 generation.selection.valid(now, again)
-        sending = self._sending.get(pair.component)
-        if sending is not None and sending[1] is pair:
+        use = self._sending.uses.get(pair.component)
+        if use is not None and use.pair is pair:
             again = generation.selection.pairs.get(pair.component)
             if again is not None:
                 self._send_on(now, generation, again)
             elif generation is self._generation and generation.checks.unanswered(pair.component):
                 self._interrupt(generation, pair)
             else:
-                self._stop_sending(now, pair.component, pair.why_failed)
+                self._sending.end(pair.component, pair.why_failed)
         self._changed = True
 
     def _interrupt(self, generation: Generation, pair: Pair) -> None:
         """The pair in use is dead while others are still being checked."""
         generation.interrupted = True
-        del self._sending[pair.component]
-        self._trust(pair.component)
-        self._outputs.append(Unroute(pair.component))
+        self._sending.pause(pair.component)
         self._set_state(ConnectionState.CHECKING, pair.why_failed)
 
     # ---------------------------------------------------------------------------------------------- sending and consent
 
     def _send_on(self, now: float, generation: Generation, pair: Pair) -> None:
-        """Data of the component leaves on this pair from now on."""
-        sending = self._sending.get(pair.component)
-        if sending is not None and sending[0] is self._generation is not generation:
-            return  # the old generation has been replaced already
-        if sending is None or sending[1] is not pair:
-            consent = None if self._config.lite else Consent(now, self._random, self._tunables)
-            self._sending[pair.component] = (generation, pair, consent)
-            self._trust(pair.component)
-            self._outputs.append(Route(pair.component, pair.base.link, pair.peer, pair.remote))
-        self._outputs.append(Notify(SelectedPair(pair.component, pair.local, pair.remote, pair.nominated)))
+        use = self._sending.uses.get(pair.component)
+        if use is None or generation is self._generation or use.generation is not self._generation:
+            self._sending.use(now, generation, pair)  # else the old generation has been replaced already
 
-    def _stop_sending(self, now: float, component: int, reason: str) -> None:
-        """RFC 7675 §5.1: nothing more may be sent on this pair; it ends the connection unless a restart is under
-        way.
-        """
-        generation = self._sending.pop(component)[0]
-        self._outputs.append(Unroute(component))
-        self._outputs.append(Notify(ConsentExpired(component, reason)))
-        if generation is self._generation:
-            self.close(now, reason)
-
-    def _trust(self, component: int) -> None:
-        if component in self._doubted:
-            self._doubted.remove(component)
+    def _sending_ended(self, now: float, ended: SendingEnded) -> None:
+        """The end of the connection, unless a restart is under way."""
+        if ended.generation is self._generation:
+            self.close(now, ended.reason)
 
     def _consent_answered(self, now: float, answer: ConsentAnswered) -> None:
-        component = answer.pair.component
-        sending = self._sending.get(component)
-        if sending is not None and sending[1] is answer.pair and sending[2] is not None:
-            sending[2].answered(now, answer.transaction_id)
-            self._trust(component)
-            self._changed = True
+        self._sending.answered(now, answer.pair, answer.transaction_id)
+        self._changed = True
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:
-        component = refused.pair.component
-        sending = self._sending.get(component)
-        if sending is not None and sending[1] is refused.pair:
-            self._stop_sending(now, component, "the peer revoked its consent")
-
-    def _watch_consent(self, now: float) -> None:
-        for component, (generation, pair, consent) in list(self._sending.items()):
-            if consent is None or self._closed:
-                continue
-            if consent.expired(now):
-                silence = now - consent.last_answer
-                self._stop_sending(now, component, f"consent expired: no answer from the peer for {silence:.1f} s")
-                continue
-            if consent.due(now):
-                consent.asked(now, self._checker.ask_consent(now, generation, pair, consent.time_to_answer))
-            if component not in self._doubted and consent.doubtful(now):
-                self._doubted.append(component)
-                self._changed = True
+        self._sending.refused(refused.pair)
 
     # -------------------------------------------------------------------------------------------------------- progress
 
@@ -628,7 +573,7 @@ class Agent:
                 self._checker.nominate(now, generation, pair)
         if generation.connected:
             complete = generation.complete
-            if self._doubted:
+            if self._sending.doubted:
                 self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")
             elif complete or self._state is not ConnectionState.COMPLETED:
                 self._set_state(ConnectionState.COMPLETED if complete else ConnectionState.CONNECTED)
@@ -649,22 +594,7 @@ class Agent:
         generation = self._generation
         if self._config.lite or not generation.patience_over or not generation.remote_end or generation.resolving:
             return ""
-        for component in generation.components:
-            if component in generation.selection.pairs:
-                continue
-            pairs = generation.checks.of_component(component)
-            if not any(pair.state in UNANSWERED for pair in pairs):
-                return self._why(component, pairs)
-        return ""
-
-    def _why(self, component: int, pairs: list[Pair]) -> str:
-        if not self._generation.remote_candidates:
-            return "the peer gave no candidates and sent no checks"
-        if not pairs:
-            return f"no remote candidate can be paired with a local one for component {component}"
-        reasons = Counter(pair.why_failed for pair in pairs).most_common()
-        told = ", ".join(f"{number} × {reason}" for reason, number in reasons)
-        return f"all {len(pairs)} pairs of component {component} failed: {told}"
+        return generation.hopeless
 
     def _set_state(self, state: ConnectionState, reason: str = "") -> None:
         if state is not self._state and self._state is not ConnectionState.CLOSED:
@@ -677,7 +607,9 @@ class Agent:
         self._gatherer.handle_timeout(now)
         if not self._closed:
             self._checker.handle_timeout(now)
-            self._watch_consent(now)
+            for use, consent in self._sending.to_ask(now):
+                timeout = consent.time_to_answer
+                consent.asked(now, self._checker.ask_consent(now, use.generation, use.pair, timeout))
             generation = self._generation
             generation.patience_over = generation.checking and now >= generation.patience_ends
         self._changed = True
@@ -691,9 +623,7 @@ class Agent:
         if self._closed:
             return earliest
         generation = self._generation
-        times = [self._checker.poll_timeout()]
-        if self._sending:
-            times += [c.poll_timeout(number in self._doubted) for number, (_, _, c) in self._sending.items() if c]
+        times = [self._checker.poll_timeout(), self._sending.poll_timeout()]
         if generation.checking:
             times.append(generation.selection.poll_timeout())
             if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
@@ -719,4 +649,5 @@ class Agent:
         Dead: _dead,
         ConsentAnswered: _consent_answered,
         ConsentRefused: _consent_refused,
+        SendingEnded: _sending_ended,
     }

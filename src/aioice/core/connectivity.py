@@ -180,6 +180,7 @@ class Checker:
         """Forget every request."""
         self._requests.end_all()
         self.generations = []
+        self._outputs = [output for output in self._outputs if isinstance(output, Transmit)]
 
     def stop_repeating(self, pairs: list[Pair]) -> None:
         """Nominated: no more transmissions for these pairs, though answers still count (RFC 8445 §8.1.2)."""

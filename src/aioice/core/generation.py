@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from .checklist import CheckList
+from .checklist import UNANSWERED, CheckList
 from .message import IntegrityKey, Message
 from .record import Record
 from .selection import Selection
 
 if TYPE_CHECKING:
     from .candidate import Candidate
-    from .checklist import Base
+    from .checklist import Base, Pair
     from .machine import Address
 
 #: Checks kept until the remote credentials are known; as many as pairs (RFC 8445 §6.1.2.5), the oldest goes first.
@@ -152,3 +153,22 @@ class Generation:
         signalled = any(c.type != "prflx" and c.component in offered for c in self.remote_candidates)
         if self.remote_end and not self.resolving and signalled:
             self.components = offered
+
+    @property
+    def hopeless(self) -> str:
+        """Why some component will get no valid pair from the pairs that there are; empty while each may."""
+        for component in self.components:
+            if component not in self.selection.pairs:
+                pairs = self.checks.of_component(component)
+                if not any(pair.state in UNANSWERED for pair in pairs):
+                    return self._why(component, pairs)
+        return ""
+
+    def _why(self, component: int, pairs: list[Pair]) -> str:
+        if not self.remote_candidates:
+            return "the peer gave no candidates and sent no checks"
+        if not pairs:
+            return f"no remote candidate can be paired with a local one for component {component}"
+        reasons = Counter(pair.why_failed for pair in pairs).most_common()
+        told = ", ".join(f"{number} × {reason}" for reason, number in reasons)
+        return f"all {len(pairs)} pairs of component {component} failed: {told}"

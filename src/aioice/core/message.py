@@ -42,7 +42,9 @@ _FULL_SHA256_SIZE = 32
 _HEADER = struct.Struct("!HHI12s")
 _ATTRIBUTE = struct.Struct("!HH")
 _FINGERPRINT_ATTRIBUTE = struct.Struct("!HHI")
+_pack_header = _HEADER.pack
 _read_header = _HEADER.unpack_from
+_pack_attribute = _ATTRIBUTE.pack
 _read_attribute = _ATTRIBUTE.unpack_from
 
 
@@ -239,7 +241,7 @@ class Message:
     :param attributes: Values by the attributes' names, in the order in which they are sent.
     """
 
-    __slots__ = ("message_method", "message_class", "transaction_id", "attributes", "unknown_required", "_sealed")
+    __slots__ = ("message_method", "message_class", "transaction_id", "attributes", "unknown_required")
 
     def __init__(
         self,
@@ -254,8 +256,6 @@ class Message:
         self.attributes: dict[str, Any] = {} if attributes is None else attributes
         #: Types of attributes that must be understood and are not (RFC 8489 §6.3.1); always empty in a message of ours.
         self.unknown_required: tuple[int, ...] = ()
-        #: The attributes when the fingerprint was added, and the whole message then.
-        self._sealed: tuple[list[tuple[str, Any]], bytes] | None = None
 
     @property
     def error_code(self) -> int | None:
@@ -289,7 +289,10 @@ class Message:
     def check_message_integrity(self, key: Key) -> bool:
         """Whether the message carries MESSAGE-INTEGRITY, made with ``key`` (RFC 8489 §14.5)."""
         covered = self._covered("MESSAGE-INTEGRITY")
-        return covered is not None and compare_digest(_sha1(key, covered[0]), covered[1])
+        if covered is None:
+            return False
+        text, digest = covered
+        return compare_digest(_sha1(key, text), digest)
 
     def check_message_integrity_sha256(self, key: Key, minimum: int = _FULL_SHA256_SIZE) -> bool:
         """Whether the message carries MESSAGE-INTEGRITY-SHA256, made with ``key`` (RFC 8489 §14.6).
@@ -297,19 +300,16 @@ class Message:
         A usage of STUN that allows truncated values says so with ``minimum``, from 16 bytes on; ICE and TURN do not.
         """
         covered = self._covered("MESSAGE-INTEGRITY-SHA256")
-        if covered is None or len(covered[1]) < minimum:
+        if covered is None:
             return False
-        return compare_digest(_sha256(key, covered[0])[: len(covered[1])], covered[1])
+        text, digest = covered
+        return len(digest) >= minimum and compare_digest(_sha256(key, text)[: len(digest)], digest)
 
     def __bytes__(self) -> bytes:
         parsed = _parsed(self.attributes)
         received = None if parsed is None else parsed.received_message(self._header(0))
         if received is not None:
             return received
-        if self._sealed is not None:
-            items, data = self._sealed
-            if list(self.attributes.items()) == items and data.startswith(self._header(len(data) - HEADER_LENGTH)):
-                return data
         body = self._encode(self.attributes)
         return self._header(len(body)) + body
 
@@ -333,37 +333,26 @@ class Message:
         return self._header(len(body) + 4 + len(value)) + body, value
 
     def _add_fingerprint(self, body: bytes) -> None:
-        data = self._header(len(body) + 8) + body
-        value = self.attributes["FINGERPRINT"] = crc32(data) ^ FINGERPRINT_XOR
-        items = list(self.attributes.items())
-        # What can change unseen is written anew each time.
-        if _IMMUTABLE.issuperset([type(value) for _, value in items]):
-            self._sealed = items, data + _FINGERPRINT_ATTRIBUTE.pack(_FINGERPRINT, 4, value)
-        else:
-            self._sealed = None
+        self.attributes["FINGERPRINT"] = crc32(self._header(len(body) + 8) + body) ^ FINGERPRINT_XOR
 
     def _header(self, size: int) -> bytes:
         if size > 0xFFFF:
             raise ValueError(f"a STUN message cannot have {size} bytes of attributes")
-        message_type = _message_type(self.message_method, self.message_class)
-        return _HEADER.pack(message_type, size, COOKIE, self.transaction_id)
+        method = self.message_method
+        # RFC 8489 §5: the two bits of the class stand between those of the method.
+        message_type = method & 0xF | (method & 0x70) << 1 | (method & 0xF80) << 2 | self.message_class
+        return _pack_header(message_type, size, COOKIE, self.transaction_id)
 
     def _encode(self, names: Iterable[str]) -> bytes:
         """The attributes of these names."""
         attributes = self.attributes
         transaction_id = self.transaction_id
         parsed = _parsed(attributes)
-        if parsed is None:
-            return b"".join([_encode_attribute(name, attributes[name], transaction_id) for name in names])
-        return b"".join(
-            [
-                parsed.received(name, transaction_id) or _encode_attribute(name, attributes[name], transaction_id)
-                for name in names
-            ]
-        )
-
-
-_IMMUTABLE = {str, bytes, int, tuple, type(None)}
+        parts = []
+        for name in names:
+            received = None if parsed is None else parsed.received(name, transaction_id)
+            parts.append(received or _encode_attribute(name, attributes[name], transaction_id))
+        return b"".join(parts)
 
 
 def _encode_attribute(name: str, value: Any, transaction_id: bytes) -> bytes:
@@ -371,7 +360,7 @@ def _encode_attribute(name: str, value: Any, transaction_id: bytes) -> bytes:
     try:
         data = attribute.encode(value, transaction_id)
         length = len(data)
-        encoded = _ATTRIBUTE.pack(attribute.type, length) + data
+        encoded = _pack_attribute(attribute.type, length) + data
     except struct.error as exc:
         raise ValueError(f"{name} cannot be {value!a}: {exc}") from None
     return encoded + bytes(-length & 3) if length & 3 else encoded
@@ -380,11 +369,6 @@ def _encode_attribute(name: str, value: Any, transaction_id: bytes) -> bytes:
 def _parsed(attributes: object) -> Attributes | None:
     # ``isinstance`` takes its time with an abstract base class.
     return attributes if type(attributes) is Attributes else None
-
-
-def _message_type(method: int, message_class: int) -> int:
-    """RFC 8489 §5: the two bits of the class stand between those of the method."""
-    return method & 0xF | (method & 0x70) << 1 | (method & 0xF80) << 2 | message_class
 
 
 # ------------------------------------------------------------------------------------------------------------ parsing
@@ -414,7 +398,6 @@ def read_message(message: Message, data: bytes) -> None:
         raise ValueError("STUN message length does not match")
     places: dict[str, int] = {}
     message.unknown_required = _read_attributes(data, size, places)
-    message._sealed = None
     message.message_class = message_class = _CLASSES[message_type & 0x110]
     method = message_type & 0xF | message_type >> 1 & 0x70 | message_type >> 2 & 0xF80
     message.message_method = _METHODS.get(method, method)
@@ -428,7 +411,7 @@ def read_message(message: Message, data: bytes) -> None:
 
 def _read_attributes(data: bytes, size: int, places: dict[str, int]) -> tuple[int, ...]:
     """Find the first attribute of each type (RFC 8489 §14); returns the unknown types that must be understood."""
-    unknown: dict[int, None] = {}
+    unknown: dict[int, None] | None = None
     position = HEADER_LENGTH
     while position < size:
         number, length = _read_attribute(data, position)
@@ -448,8 +431,10 @@ def _read_attributes(data: bytes, size: int, places: dict[str, int]) -> tuple[in
             _read_closing(data, start - 4, size, places)
             break
         elif number < 0x8000:
+            if unknown is None:
+                unknown = {}
             unknown[number] = None
-    return tuple(unknown)
+    return () if unknown is None else tuple(unknown)
 
 
 #: What protects a message, in the order in which it may come; from the first of them on, nothing else counts.
@@ -486,8 +471,8 @@ def _verify_fingerprint(data: bytes, start: int, size: int) -> None:
 # ------------------------------------------------------------------------------------------- checks and their answers
 
 _PRIORITY_AND_ROLE = struct.Struct("!HHIHHQ")
-_BINDING_REQUEST = _message_type(Method.BINDING, Class.REQUEST)
-_BINDING_RESPONSE = _message_type(Method.BINDING, Class.RESPONSE)
+_BINDING_REQUEST = 0x0001
+_BINDING_RESPONSE = 0x0101
 _USE_CANDIDATE = b"\x00\x25\x00\x00"
 
 
@@ -520,7 +505,7 @@ def binding_response(transaction_id: bytes, peer: Address, key: Key) -> bytes:
 def _signed(message_type: int, transaction_id: bytes, attributes: bytes, key: Key) -> bytes:
     """The message with MESSAGE-INTEGRITY and FINGERPRINT; each is made as if the message ended with it."""
     size = len(attributes) + 4 + _INTEGRITY_SIZE
-    digest = _sha1(key, _HEADER.pack(message_type, size, COOKIE, transaction_id) + attributes)
-    header = _HEADER.pack(message_type, size + 8, COOKIE, transaction_id)
+    digest = _sha1(key, _pack_header(message_type, size, COOKIE, transaction_id) + attributes)
+    header = _pack_header(message_type, size + 8, COOKIE, transaction_id)
     data = b"%b%b\x00\x08\x00\x14%b" % (header, attributes, digest)
     return data + _FINGERPRINT_ATTRIBUTE.pack(_FINGERPRINT, 4, crc32(data) ^ FINGERPRINT_XOR)

@@ -1,0 +1,150 @@
+"""Through which pair the data of each component leaves, and whether the peer still consents to it (RFC 7675).
+
+It publishes routes and takes them back. Which pair is to be used the agent tells; how a request is made the checker
+knows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .consent import Consent
+from .events import ConsentExpired, SelectedPair
+from .machine import Notify, Route, Unroute
+from .record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .candidate import Candidate
+    from .checklist import Pair
+    from .generation import Generation
+    from .machine import Address, Tunables
+
+
+class SendingEnded(Record):
+    """Nothing of the component may be sent any more, for want of consent or of a pair."""
+
+    generation: Generation
+    component: int
+    reason: str
+
+
+class Use:
+    """A pair that carries data."""
+
+    __slots__ = ("generation", "pair", "consent", "doubted")
+
+    def __init__(self, generation: Generation, pair: Pair, consent: Consent | None) -> None:
+        self.generation = generation
+        self.pair = pair
+        #: None if we are lite: whoever answers checks only does not ask for consent.
+        self.consent = consent
+        #: Requests stand unanswered for long.
+        self.doubted = False
+
+
+class Sending:
+    """The pairs in use of one agent, by component."""
+
+    __slots__ = ("_random", "_tunables", "_lite", "_outputs", "uses", "forced")
+
+    def __init__(self, random: Callable[[int], bytes], tunables: Tunables, *, lite: bool) -> None:
+        self._random = random
+        self._tunables = tunables
+        self._lite = lite
+        self._outputs: list[object] = []
+        self.uses: dict[int, Use] = {}
+        #: Pairs that the application chose without checks.
+        self.forced: dict[int, tuple[int, Address]] = {}
+
+    # ----------------------------------------------------------------------------------------------------------- verbs
+
+    def use(self, now: float, generation: Generation, pair: Pair) -> None:
+        """Data of the component leaves on this pair from now on; what is told changes if it was nominated meanwhile."""
+        use = self.uses.get(pair.component)
+        if use is None or use.pair is not pair:
+            consent = None if self._lite else Consent(now, self._random, self._tunables)
+            self.uses[pair.component] = Use(generation, pair, consent)
+            self._outputs.append(Route(pair.component, pair.base.link, pair.peer, pair.remote))
+        self._outputs.append(Notify(SelectedPair(pair.component, pair.local, pair.remote, pair.nominated)))
+
+    def force(self, component: int, link: int, remote: Candidate) -> None:
+        """Use this pair without checks and without consent."""
+        peer = (remote.address, remote.port)
+        self.uses.pop(component, None)
+        self.forced[component] = (link, peer)
+        self._outputs.append(Route(component, link, peer, remote))
+
+    def rename(self, remote: Candidate) -> None:
+        """The remote candidate of a pair in use has been signalled by now."""
+        for component, use in self.uses.items():
+            if use.pair.remote is remote:
+                self._outputs.append(Route(component, use.pair.base.link, use.pair.peer, remote))
+
+    def pause(self, component: int) -> None:
+        """Nothing is sent until another pair is there."""
+        del self.uses[component]
+        self._outputs.append(Unroute(component))
+
+    def end(self, component: int, reason: str) -> None:
+        """RFC 7675 §5.1: nothing more may be sent on this pair."""
+        generation = self.uses[component].generation
+        self.pause(component)
+        self._outputs.append(Notify(ConsentExpired(component, reason)))
+        self._outputs.append(SendingEnded(generation, component, reason))
+
+    def close(self) -> None:
+        for component in sorted(self.uses.keys() | self.forced.keys()):
+            self._outputs.append(Unroute(component))
+        self.uses.clear()
+        self.forced.clear()
+
+    def tune(self, tunables: Tunables) -> None:
+        self._tunables = tunables
+        for use in self.uses.values():
+            if use.consent is not None:
+                use.consent.tune(tunables)
+
+    # --------------------------------------------------------------------------------------------------------- consent
+
+    def answered(self, now: float, pair: Pair, transaction_id: bytes) -> None:
+        use = self.uses.get(pair.component)
+        if use is not None and use.pair is pair and use.consent is not None:
+            use.consent.answered(now, transaction_id)
+            use.doubted = False
+
+    def refused(self, pair: Pair) -> None:
+        """RFC 7675 §5.2."""
+        use = self.uses.get(pair.component)
+        if use is not None and use.pair is pair:
+            self.end(pair.component, "the peer revoked its consent")
+
+    def to_ask(self, now: float) -> list[tuple[Use, Consent]]:
+        """The pairs whose peers are to be asked now; those who have not answered for too long are left."""
+        asking = []
+        for component, use in list(self.uses.items()):
+            consent = use.consent
+            if consent is None:
+                continue
+            if consent.expired(now):
+                silence = now - consent.last_answer
+                self.end(component, f"consent expired: no answer from the peer for {silence:.1f} s")
+                continue
+            if consent.due(now):
+                asking.append((use, consent))
+            use.doubted = use.doubted or consent.doubtful(now)
+        return asking
+
+    @property
+    def doubted(self) -> bool:
+        """Whether a peer has left requests unanswered for half of the time that it may."""
+        return any(use.doubted for use in self.uses.values())
+
+    def poll_output(self) -> Any:
+        """As a machine's, with :class:`SendingEnded` for the agent between them."""
+        return self._outputs.pop(0) if self._outputs else None
+
+    def poll_timeout(self) -> float | None:
+        times = [use.consent.poll_timeout(use.doubted) for use in self.uses.values() if use.consent is not None]
+        return min(times) if times else None

@@ -1,0 +1,130 @@
+"""Pairs over a TURN server, end to end."""
+
+from __future__ import annotations
+
+import pytest
+
+from aioice.core.demux import is_channel_data
+from aioice.core.gathering import TurnServer
+from aioice.core.message import Method
+from aioice.sim import TurnServer as Server
+from aioice.sim import World
+from tests.scenarios.support import TURN, Pair, pair
+
+
+def relayed(
+    *, transport: str = "udp", both: bool = False, relay_only: bool = True, **config: object
+) -> tuple[World, Server, Pair]:
+    """The left side reaches the right one over its relay only."""
+    world = World()
+    world.network(delay=0.025)
+    server = world.turn_server(TURN[0], username="user", password="secret", relay="198.51.100.3")
+    turn = TurnServer(TURN[0], TURN[1], transport=transport, username="user", password="secret")
+    mine = {"turn_server": turn, "relay_only": relay_only}
+    return world, server, pair(world, left=mine, right=mine if both else None, **config)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_relay_to_host(transport: str) -> None:
+    """The permission, then a check through the server and back: one round trip each (0.13.0: 503 ms on one host)."""
+    _, _, p = relayed(transport=transport)
+    assert p.connect() <= 0.151
+    p.until_complete()
+    assert p.left.selected[1] == ("relay", "host", True)
+    assert p.right.selected[1] in (("host", "relay", True), ("host", "prflx", True))
+    p.talk()
+
+
+def test_relay_to_relay() -> None:
+    """aiortc/aioice#110 (F39)."""
+    _, _, p = relayed(both=True)
+    p.connect()
+    p.until_complete()
+    assert [peer.selected[1] for peer in p] == [("relay", "relay", True)] * 2
+    p.talk()
+
+
+def test_two_components() -> None:
+    _, _, p = relayed(components=2)
+    p.connect()
+    p.until_complete()
+    assert set(p.left.routed) == {1, 2}
+    p.talk()
+
+
+def test_the_policy_shows_no_address() -> None:
+    """RFC 9429 §3.5.3: relayed candidates alone, and no packet to the peer but the server's."""
+    world, _, p = relayed()
+    p.connect()
+    p.talk()
+    (candidate,) = p.left.agent.local_candidates
+    assert (candidate.type, candidate.related_address, candidate.related_port) == ("relay", "0.0.0.0", 9)
+    mine = {packet.dst[0] for packet in world.packets if packet.src[0] == "192.0.2.1"}
+    assert mine == {TURN[0]}
+
+
+def test_data_takes_a_channel() -> None:
+    """RFC 8656 §12: four bytes of header, once it is bound."""
+    world, _, p = relayed()
+    p.connect()
+    p.until_complete()
+    p.talk()
+    before = len(world.packets)
+    p.left.send(b"\x80rtp")
+    assert is_channel_data(world.packets[before].data)
+
+
+def test_nominated_after_a_second() -> None:
+    """A direct pair might still come (RFC 8445 §8.1.1); none can come over a relay alone."""
+    _, _, p = relayed()
+    p.connect()
+    p.until_complete()
+    assert p.left.completed_at - p.left.connected_at <= 1.1
+
+
+def test_the_relay_is_freed_at_the_end() -> None:
+    world, server, p = relayed()
+    p.connect()
+    p.left.close()
+    world.run(until=world.now + 2)
+    assert p.left.node.done == "closed"
+    assert p.left.node.links == {}
+    assert server.count(Method.REFRESH) == 1
+
+
+def test_f38_one_peer_is_refused() -> None:
+    """403 for one address: its pair fails, no storm, others go on (RFC 8656 §9)."""
+    _, server, p = relayed()
+    p.gather()
+    p.left.add("1 1 udp 2130706431 192.0.2.66 9 typ host")
+    server.refuse(403, Method.CREATE_PERMISSION, times=1)
+    p.left.connect(p.right)
+    p.exchange()
+    p.right.connect(p.left)
+    p.until_complete()
+    assert server.count(Method.CREATE_PERMISSION) <= 4
+    p.talk()
+
+
+def test_the_server_dies() -> None:
+    """Consent ends it, and closing does not wait for the server."""
+    world, server, p = relayed()
+    p.connect()
+    p.until_complete()
+    server.stop()
+    begun = world.now
+    world.run(until=begun + 120)
+    assert len(p.left.closed) == 1
+    assert p.left.closed[0][0] - begun <= 36
+    assert p.left.node.done is not None
+
+
+def test_restart_over_the_relay() -> None:
+    _, server, p = relayed()
+    p.connect()
+    p.until_complete()
+    p.restart()
+    p.talk()
+    p.until_complete()
+    p.talk()
+    assert server.count(Method.ALLOCATE) == 2
