@@ -93,6 +93,10 @@ def fingerprint(data: bytes) -> bytes:
     return append(data, attribute(0x8028, (crc32(sized) ^ 0x5354554E).to_bytes(4, "big")))
 
 
+def unfingerprinted(data: bytes) -> bytes:
+    return data[:2] + (len(data) - 28).to_bytes(2, "big") + data[4:-8]
+
+
 def append(data: bytes, more: bytes) -> bytes:
     return data[:2] + (len(data) - 20 + len(more)).to_bytes(2, "big") + data[4:] + more
 

@@ -213,6 +213,21 @@ class TestMapping:
         attributes.clear()
         assert bytes(parsed) == message()
 
+    def test_backwards(self, parsed: Message) -> None:
+        attributes = parsed.attributes
+        assert list(reversed(attributes)) == list(reversed(self.VALUES))
+        assert attributes.popitem() == ("UNKNOWN-ATTRIBUTES", [1])
+        assert attributes.popitem() == ("USE-CANDIDATE", None)
+        attributes.clear()
+        with pytest.raises(KeyError):
+            attributes.popitem()
+
+    def test_updating(self, parsed: Message) -> None:
+        parsed.attributes.update({"PRIORITY": 7}, REALM="r")
+        assert list(parsed.attributes.items()) == list({**self.VALUES, "PRIORITY": 7, "REALM": "r"}.items())
+        parsed.attributes |= {"PRIORITY": 8}
+        assert parsed.attributes["PRIORITY"] == 8 and bytes(parse_message(bytes(parsed))) == bytes(parsed)
+
     def test_deleted_before_it_was_read(self, parsed: Message) -> None:
         del parsed.attributes["PRIORITY"]
         assert "PRIORITY" not in parsed.attributes

@@ -169,6 +169,8 @@ class Agent:
 
     def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:
         """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
+        if self._closed:
+            return
         if component in self._ungathered:
             self._ungathered.remove(component)
         self._gatherer.gather(now, component, hosts, timeout)
@@ -177,9 +179,10 @@ class Agent:
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
         base = Base(self.next_number(), candidate, preference)
-        self._gatherer.adopt(base)
-        self._found(now, Found(base, candidate))
-        self._drain_children(now)
+        if not self._closed:
+            self._gatherer.adopt(base)
+            self._found(now, Found(base, candidate))
+            self._drain_children(now)
         return base.link
 
     def end_gathering(self, now: float) -> None:
@@ -307,6 +310,8 @@ class Agent:
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
+        if self._closed:
+            return
         self._sending.force(component, link, remote)
         self._accept(link, (remote.address, remote.port), component)
         self._drain_children(now)

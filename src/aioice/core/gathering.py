@@ -99,6 +99,11 @@ class Job:
         self.reported = False
         self.preferences: dict[str, int] = {}
 
+    def take_over(self, before: Job) -> None:
+        """What an earlier job of the component still waits for."""
+        self.opening, self.asked, self.alive = before.opening, before.asked, before.alive
+        self.preferences.update(before.preferences)
+
     @property
     def finished(self) -> bool:
         return not self.opening and not self.asked
@@ -164,8 +169,11 @@ class Gatherer:
         """Open a socket on each of ``hosts`` and ask the servers; :class:`Gathered` follows within ``timeout``
         seconds.
         """
+        before = self._jobs.get(component)
         job = self._jobs[component] = Job(now, component, timeout)
-        job.preferences = dict(zip(hosts, local_preferences(hosts), strict=True))
+        if before is not None:
+            job.take_over(before)
+        job.preferences.update(zip(hosts, local_preferences(hosts), strict=True))
         for server in (self.stun_server if hosts else None, self.turn_server):
             if server is not None:
                 self._look_up(now, job, server)
