@@ -29,6 +29,26 @@ IDLE_SECONDS = 20.0
 USER, PASSWORD, REALM = "user", "password", "benchmark.test"
 
 
+# ------------------------------------------------------------------------------------------------------ import
+
+STATEMENTS = {
+    "asyncio": "import asyncio",
+    "aioice": "import aioice",
+    "connection": "from aioice import Candidate, Connection",
+}
+
+
+def imports(runs: int, seed: int) -> Result:
+    """Milliseconds of each statement in a new interpreter, in turns."""
+    times: Result = {name: [] for name in STATEMENTS}
+    for _ in range(runs):
+        for name, statement in STATEMENTS.items():
+            code = f"import time; started = time.perf_counter(); {statement}; print(time.perf_counter() - started)"
+            output = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+            times[name].append(float(output.stdout) * 1000)
+    return times
+
+
 # ----------------------------------------------------------------------------------------------------- two peers
 
 
@@ -279,6 +299,7 @@ def many_pairs(runs: int, seed: int) -> Result:
 
 
 CASES: dict[str, Callable[[int, int], Result]] = {
+    "import": imports,
     "connect-1": connect_1,
     "connect-2": connect_2,
     "connect-dead": connect_dead,

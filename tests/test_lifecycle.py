@@ -257,7 +257,7 @@ async def test_close_while_a_server_is_asked(option: str) -> None:
 
 async def test_close_while_own_endpoint_is_opened() -> None:
     """What a replaced ``get_component_candidates`` opens after the end is closed too, whenever that is."""
-    for moment in range(8):
+    for moment in range(1, 9):
         async with nothing_left() as connections:
             connection: Any = Connection(ice_controlling=True)
             connections.append(connection)
@@ -278,17 +278,20 @@ async def test_close_while_own_endpoint_is_opened() -> None:
             await turns(moment)
             await connection.close()
             await asyncio.wait([gathering])
+            await until(lambda connection=connection: connection._gather_task is None)
 
 
 async def test_close_while_own_gathering_hangs() -> None:
     async with nothing_left() as connections:
         connection: Any = Connection(ice_controlling=True)
         connections.append(connection)
-        connection.get_component_candidates = lambda component, addresses: asyncio.Event().wait()
+        hanging = asyncio.get_running_loop().create_future()
+        connection.get_component_candidates = lambda component, addresses: hanging
         gathering = asyncio.ensure_future(connection.gather_candidates())
         await turns()
         await connection.close()
         await asyncio.wait_for(gathering, PATIENCE)
+        hanging.set_exception(OSError("nobody hears of it"))
 
 
 async def test_gathering_that_fails() -> None:
@@ -425,13 +428,15 @@ async def test_gather_cancelled_and_closed_in_one_turn() -> None:
     async with nothing_left() as connections:
         connection: Any = Connection(ice_controlling=True)
         connections.append(connection)
-        connection.get_component_candidates = lambda component, addresses: asyncio.Event().wait()
+        hanging = asyncio.get_running_loop().create_future()
+        connection.get_component_candidates = lambda component, addresses: hanging
         gathering = asyncio.ensure_future(connection.gather_candidates())
         await turns()
         closing = asyncio.ensure_future(connection.close())
         gathering.cancel()
         await asyncio.wait([gathering, closing])
         assert gathering.cancelled()
+        hanging.cancel()
 
 
 async def test_stun_request_cancelled() -> None:

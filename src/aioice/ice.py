@@ -209,6 +209,7 @@ class Connection:
         "_remote_candidates_end",
         "_gather_started",
         "_gather_task",
+        "_gathering",
         "_gathered",
         "_queue",
         "_closed",
@@ -297,6 +298,8 @@ class Connection:
         self._remote_candidates_end = False
         self._gather_started = False
         self._gather_task: asyncio.Future[None] | None = None
+        #: What callers wait for: the gathering, or :meth:`close`.
+        self._gathering: asyncio.Future[None] | None = None
         self._gathered: dict[int, asyncio.Future[None]] = {}
         self._queue = ReceiveQueue(RECEIVE_BUFFER)
         self._closed = False
@@ -371,23 +374,28 @@ class Connection:
             raise ConnectionError("Cannot gather candidates, the connection is closed")
         if not self._gather_started:
             self._gather_started = True
+            self._gathering = asyncio.get_running_loop().create_future()
             self._gather_task = asyncio.ensure_future(self._gather())
             self._gather_task.add_done_callback(self._gather_done)
-        gathering = self._gather_task
-        if gathering is None:
-            return
-        try:
-            await asyncio.shield(gathering)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling() or not gathering.cancelled():
-                raise
-            # It was close() that ended the gathering.
+        if self._gathering is not None:
+            await asyncio.shield(self._gathering)
 
     def _gather_done(self, task: asyncio.Future[None]) -> None:
         """A failure is kept for further callers; the caller of the first may have been cancelled and not see it."""
-        if task.cancelled() or task.exception() is None:
-            self._gather_task = None
+        self._gather_task = None
+        exc = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if exc is None or self._gathering is None:
+            self._end_waiting_for_gathering()
+        elif isinstance(exc, asyncio.CancelledError):
+            self._gathering.cancel()
+        else:
+            self._gathering.set_exception(exc)
+            self._gathering.exception()
+
+    def _end_waiting_for_gathering(self) -> None:
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None and not gathering.done():
+            gathering.set_result(None)
 
     async def _gather(self) -> None:
         driver = self._running_driver()
@@ -418,6 +426,8 @@ class Connection:
 
         Programs wrap this to change the addresses or the time (seconds), or replace it to open their own endpoints.
         """
+        if self._closed:
+            return []
         driver = self._running_driver()
         gathered = self._gathered[component] = driver.loop.create_future()
         driver.do(self._agent.gather, component, addresses, timeout)
@@ -772,8 +782,8 @@ class Connection:
         self._nominated.clear()
         self._close_unadopted()
         self._local_candidates.clear()
-        if self._gather_task is not None:
-            self._gather_task.cancel()
+        # A program's own way to gather is not cut short: what it opens is closed when it returns.
+        self._end_waiting_for_gathering()
         for gathered in self._gathered.values():
             if not gathered.done():
                 gathered.set_result(None)

@@ -31,7 +31,7 @@ from .generation import MAX_REMOTE_CANDIDATES, Generation
 from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
-from .sending import Sending, SendingEnded
+from .sending import DoubtsChanged, Sending, SendingEnded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -560,6 +560,8 @@ class Agent:
 
     def _consent_answered(self, now: float, answer: ConsentAnswered) -> None:
         self._sending.answered(now, answer.pair, answer.transaction_id)
+
+    def _doubts_changed(self, now: float, changed: DoubtsChanged) -> None:
         self._changed = True
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:
@@ -611,13 +613,17 @@ class Agent:
     def handle_timeout(self, now: float) -> None:
         self._gatherer.handle_timeout(now)
         if not self._closed:
+            generation = self._generation
             self._checker.handle_timeout(now)
             for use, consent in self._sending.to_ask(now):
                 timeout = consent.time_to_answer
                 consent.asked(now, self._checker.ask_consent(now, use.generation, use.pair, timeout))
-            generation = self._generation
-            generation.patience_over = generation.checking and now >= generation.patience_ends
-        self._changed = True
+            if generation.checking:
+                if not generation.patience_over and now >= generation.patience_ends:
+                    generation.patience_over = self._changed = True
+                due = generation.selection.poll_timeout()
+                if due is not None and now >= due:
+                    self._changed = True
         self._drain_children(now)
 
     def poll_output(self) -> Output | None:
@@ -655,4 +661,5 @@ class Agent:
         ConsentAnswered: _consent_answered,
         ConsentRefused: _consent_refused,
         SendingEnded: _sending_ended,
+        DoubtsChanged: _doubts_changed,
     }

@@ -92,9 +92,7 @@ class Consent:
 
     def poll_timeout(self, doubted: bool) -> float:
         """The next thing to happen; ``doubted`` if :meth:`doubtful` was acted on already."""
-        times = [self._ask_at]
-        if self._expires_at is not None:
-            times.append(self._expires_at)
-        if not doubted and self._doubtful_at is not None:
-            times.append(self._doubtful_at)
-        return min(times)
+        if self._unanswered_since is None:
+            return self._ask_at
+        times = (self._ask_at, self._expires_at if doubted else self._doubtful_at)
+        return min(time for time in times if time is not None)

@@ -445,6 +445,8 @@ class Gatherer:
     # ---------------------------------------------------------------------------------------------------- time, outputs
 
     def handle_timeout(self, now: float) -> None:
+        if not (self._jobs or self._allocations or len(self._requests)):
+            return
         again, failed = self._requests.handle_timeout(now)
         for request in again:
             self._outputs.append(Transmit(request.link, request.peer, request.data))
@@ -468,6 +470,8 @@ class Gatherer:
         return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
+        if not (self._jobs or self._allocations or len(self._requests)):
+            return None
         times = [job.due() for job in self._jobs.values() if not job.reported]
         if (deadline := self._requests.poll_timeout()) is not None:
             times.append(deadline)

@@ -30,6 +30,12 @@ class SendingEnded(Record):
     reason: str
 
 
+class DoubtsChanged(Record):
+    """A peer has left requests unanswered for long, or has answered again."""
+
+    component: int
+
+
 class Use:
     """A pair that carries data."""
 
@@ -112,7 +118,7 @@ class Sending:
         use = self.uses.get(pair.component)
         if use is not None and use.pair is pair and use.consent is not None:
             use.consent.answered(now, transaction_id)
-            use.doubted = False
+            self._doubt(use, False)
 
     def refused(self, pair: Pair) -> None:
         """RFC 7675 §5.2."""
@@ -133,8 +139,13 @@ class Sending:
                 continue
             if consent.due(now):
                 asking.append((use, consent))
-            use.doubted = use.doubted or consent.doubtful(now)
+            self._doubt(use, use.doubted or consent.doubtful(now))
         return asking
+
+    def _doubt(self, use: Use, doubted: bool) -> None:
+        if doubted is not use.doubted:
+            use.doubted = doubted
+            self._outputs.append(DoubtsChanged(use.pair.component))
 
     @property
     def doubted(self) -> bool:
@@ -146,5 +157,10 @@ class Sending:
         return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        times = [use.consent.poll_timeout(use.doubted) for use in self.uses.values() if use.consent is not None]
-        return min(times) if times else None
+        earliest = None
+        for use in self.uses.values():
+            if use.consent is not None:
+                time = use.consent.poll_timeout(use.doubted)
+                if earliest is None or time < earliest:
+                    earliest = time
+        return earliest
