@@ -8,7 +8,9 @@ import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from aioice import Candidate, Connection
+import pytest
+
+from aioice import Candidate, Connection, ice
 from aioice.ice import ConnectionEvent
 
 HOST = "127.0.0.1"
@@ -21,6 +23,11 @@ TURNS = 25
 def pair(**options: Any) -> tuple[Connection, Connection]:
     """The controlling one first."""
     return Connection(ice_controlling=True, **options), Connection(ice_controlling=False, **options)
+
+
+def use_hosts(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """In place of those of this machine."""
+    monkeypatch.setattr(ice, "get_host_addresses", lambda use_ipv4, use_ipv6: list(hosts))
 
 
 async def gather(*connections: Connection) -> None:

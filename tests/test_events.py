@@ -376,7 +376,7 @@ async def test_consent_is_renewed(short_consent: None) -> None:
         asked += 1
         original(*args)
 
-    setattr(b, "_stun_received", count)
+    b._stun_received = count
     await until(lambda: asked >= 12)
     assert a.state == b.state == "completed"
     await check_data(a, b)

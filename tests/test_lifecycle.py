@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from aioice import Candidate, Connection, ConnectionClosed, ice, stun
 
@@ -212,6 +213,22 @@ def test_closed_before_anything() -> None:
     asyncio.run(connection.close())
     assert connection.state == "closed"
     asyncio.run(connection.close())
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("reach", STATES)
+def test_close_after_the_loop(reach: Step, factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """The loop ended first, with a connection in any state; sockets are closed by a later one."""
+    a, b = pair()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(reach(a, b))
+    ports = [candidate.port for connection in (a, b) for candidate in connection.local_candidates]
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(close(a, b))
+    assert a.state == b.state == "closed"
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+            again.bind((HOST, port))
 
 
 # ----------------------------------------------------------------------------------------- close while something runs

@@ -13,7 +13,7 @@ import uvloop
 
 from aioice import Candidate, Connection, mdns
 
-from . import test_connection, test_events, test_lifecycle, test_session
+from . import test_connection, test_data, test_events, test_lifecycle, test_session
 from .peers import HOST, PATIENCE, check_data, close, connect, gather, host_candidate, introduce, meet, pair
 
 pytestmark = pytest.mark.usefixtures("loopback")
@@ -26,12 +26,12 @@ CASES: list[Case] = [
     test_connection.test_remote_candidates_trickle,
     test_connection.test_peer_reflexive_only,
     test_connection.test_unusable_candidates_are_ignored_by_both,
-    test_connection.test_empty_datagram,
-    test_connection.test_cancelled_recv_loses_nothing,
-    test_connection.test_recv_cancelled_with_the_datagram_in_its_hand,
-    test_connection.test_several_recv_are_served_in_turn,
-    test_connection.test_data_is_kept_until_recv,
-    test_connection.test_strangers,
+    test_data.test_empty_datagram,
+    test_data.test_cancelled_recv_loses_nothing,
+    test_data.test_recv_cancelled_with_the_datagram_in_its_hand,
+    test_data.test_several_recv_are_served_in_turn,
+    test_data.test_data_is_kept_until_recv,
+    test_data.test_strangers,
     test_events.test_trickle_by_events_alone,
     test_events.test_get_event_cancelled,
     test_events.test_states_of_a_whole_life,
@@ -66,7 +66,7 @@ def test_connect_on_uvloop(components: int, hosts: tuple[str, ...], monkeypatch:
 
 @pytest.mark.parametrize(("host", "largest"), [("127.0.0.1", 65507), ("::1", 65527)])
 def test_too_big_on_uvloop(host: str, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(test_connection.test_too_big(host, largest, monkeypatch), uvloop.new_event_loop)
+    run(test_data.test_too_big(host, largest, monkeypatch), uvloop.new_event_loop)
 
 
 @pytest.mark.parametrize("reach", test_lifecycle.STATES, ids=lambda reach: reach.__name__)
@@ -88,9 +88,7 @@ def in_threads(*mains: Callable[[], Coroutine[Any, Any, None]]) -> None:
             errors.append(exc)
 
     factories = [asyncio.new_event_loop, uvloop.new_event_loop]
-    threads = [
-        threading.Thread(target=target, args=(main, factories[number % 2])) for number, main in enumerate(mains)
-    ]
+    threads = [threading.Thread(target=target, args=(main, factories[number % 2])) for number, main in enumerate(mains)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -73,6 +73,8 @@ CONSENT_FAILURES = 6
 #: Bytes of received datagrams (each counted with 128 more) that wait for ``recv``; beyond them datagrams are dropped
 #: and counted.
 RECEIVE_BUFFER = 4 * 1024 * 1024
+#: Seconds that :meth:`Connection.close` waits for a server to confirm that a relay is deleted; the rest goes on behind.
+CLOSE_WAIT = 0.1
 #: Events that wait for a slow reader of ``events``; beyond them the oldest is dropped.
 MAX_EVENTS = 1024
 
@@ -570,13 +572,16 @@ class Connection:
     async def close(self) -> None:
         """Close the connection, at any moment and in any state; again is harmless.
 
-        Sockets are closed when it returns; relays are deleted in the background for at most a second.
+        Sockets are closed when it returns. A server that does not confirm the deletion of a relay within 100 ms is
+        waited for in the background, for at most a second.
         """
         if not self._closed:
+            if self._driver is not None and self._driver.loop.is_closed():
+                self._driver.close()  # nothing can be sent any more
             self._do(self._agent.close, "closed")
             self._ended("closed", discard=True)
         if self._driver is not None:
-            await self._driver.end_tasks()
+            await self._driver.wind_up(CLOSE_WAIT)
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> Connection:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import re
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
@@ -17,48 +17,9 @@ import pytest
 import aioice
 from aioice import Candidate, Connection, ConnectionClosed, candidate, ice, mdns, stun, turn, utils
 from tests.interop.coturn import PASSWORD, USERNAME, Coturn
+from tests.peers import HOST, PATIENCE, check_data, close, connect, gather, meet, pair, turns
 
-HOST = "127.0.0.1"
-#: More than anything here takes.
-PATIENCE = 20
-
-
-@pytest.fixture(autouse=True)
-def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "get_host_addresses", lambda use_ipv4, use_ipv6: [HOST] if use_ipv4 else [])
-
-
-async def signal(a: Connection, b: Connection) -> None:
-    """Everything that one has to know of the other."""
-    for local, remote in ((a, b), (b, a)):
-        remote.remote_username, remote.remote_password = local.local_username, local.local_password
-        for found in local.local_candidates:
-            await remote.add_remote_candidate(found)
-        await remote.add_remote_candidate(None)
-
-
-async def gather(*connections: Connection) -> None:
-    await asyncio.gather(*(connection.gather_candidates() for connection in connections))
-
-
-async def connect(a: Connection, b: Connection) -> None:
-    await gather(a, b)
-    await signal(a, b)
-    await asyncio.wait_for(asyncio.gather(a.connect(), b.connect()), PATIENCE)
-
-
-async def check_data(a: Connection, b: Connection) -> None:
-    for sender, receiver in ((a, b), (b, a)):
-        await sender.send(b"hello")
-        assert await asyncio.wait_for(receiver.recv(), PATIENCE) == b"hello"
-
-
-async def close(*connections: Connection) -> None:
-    await asyncio.gather(*(connection.close() for connection in connections))
-
-
-def pair() -> tuple[Connection, Connection]:
-    return Connection(ice_controlling=True), Connection(ice_controlling=False)
+pytestmark = pytest.mark.usefixtures("loopback")
 
 
 # ------------------------------------------------------------------------------------------------------ the table
@@ -106,9 +67,7 @@ async def test_get_component_candidates_wrapped_on_class(monkeypatch: pytest.Mon
     assert list(inspect.signature(original).parameters) == ["self", "component", "addresses", "timeout"]
     seen = []
 
-    async def wrapped(
-        self: Connection, component: int, addresses: list[str], timeout: float = 5
-    ) -> list[Candidate]:
+    async def wrapped(self: Connection, component: int, addresses: list[str], timeout: float = 5) -> list[Candidate]:
         seen.append((component, addresses))
         return await original(self, component, ["127.0.0.3"], timeout=1)
 
@@ -137,19 +96,19 @@ async def test_get_component_candidates_wrapped_on_instance() -> None:
     await connection.close()
 
 
-async def test_get_component_candidates_replaced_by_own_endpoint() -> None:
-    a, b = pair()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+@pytest.mark.parametrize("components", [1, 2])
+async def test_get_component_candidates_replaced_by_own_endpoint(components: int) -> None:
+    a, b = pair(components=components)
+    with contextlib.ExitStack() as probes:
+        ports = [free_port(probes) for _ in range(components)]
 
-    def use_port(connection: Any, port: int) -> None:
+    def use_ports(connection: Any) -> None:
         async def replacement(component: int, addresses: list[str], timeout: float = 5) -> list[Candidate]:
             loop = asyncio.get_running_loop()
+            host, port = addresses[0], ports[component - 1]
             _, protocol = await loop.create_datagram_endpoint(
-                lambda: ice.StunProtocol(connection), local_addr=(addresses[0], port)
+                lambda: ice.StunProtocol(connection), local_addr=(host, port)
             )
-            host = addresses[0]
             protocol.local_candidate = Candidate(
                 foundation=candidate.candidate_foundation("host", "udp", host),
                 component=component,
@@ -164,15 +123,29 @@ async def test_get_component_candidates_replaced_by_own_endpoint() -> None:
 
         connection.get_component_candidates = replacement
 
-    use_port(a, port)
+    use_ports(a)
     await connect(a, b)
-    assert [(found.host, found.port) for found in a.local_candidates] == [(HOST, port)]
-    assert a._nominated[1].protocol.transport.get_extra_info("sockname") == (HOST, port)
-    assert b._nominated[1].remote_addr == (HOST, port)
-    await check_data(a, b)
+    numbers = range(1, components + 1)
+    assert sorted((found.component, found.port) for found in a.local_candidates) == list(
+        zip(numbers, ports, strict=True)
+    )
+    for number in numbers:
+        address = (HOST, ports[number - 1])
+        assert a._nominated[number].protocol.transport.get_extra_info("sockname") == address
+        assert b._nominated[number].remote_addr == address
+    await check_data(a, b, *numbers)
     await close(a, b)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
-        again.bind((HOST, port))
+    await turns()  # asyncio's transport closes its socket in the next one
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+            again.bind((HOST, port))
+
+
+def free_port(probes: contextlib.ExitStack) -> int:
+    probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    probe.bind((HOST, 0))
+    port: int = probe.getsockname()[1]
+    return port
 
 
 async def test_local_candidates_reassigned() -> None:
@@ -319,7 +292,7 @@ async def test_connection_event() -> None:
 
 
 class Answer(asyncio.DatagramProtocol):
-    """A STUN server."""
+    """A STUN server: answers, refuses what comes with a USERNAME, and ignores what comes with a REALM."""
 
     transport: asyncio.DatagramTransport
 
@@ -328,38 +301,62 @@ class Answer(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         request = stun.parse_message(data)
+        if "REALM" in request.attributes:
+            return
+        refused = "USERNAME" in request.attributes
         response = stun.Message(
             message_method=stun.Method.BINDING,
-            message_class=stun.Class.RESPONSE,
+            message_class=stun.Class.ERROR if refused else stun.Class.RESPONSE,
             transaction_id=request.transaction_id,
         )
-        response.attributes["XOR-MAPPED-ADDRESS"] = addr
-        response.add_fingerprint()
+        if refused:
+            response.attributes["ERROR-CODE"] = (401, "Unauthorized")
+        else:
+            response.attributes["XOR-MAPPED-ADDRESS"] = addr
+        if "MESSAGE-INTEGRITY" in request.attributes and request.check_message_integrity(b"key"):
+            response.add_message_integrity(b"key")
         self.transport.sendto(bytes(response), addr)
 
 
-async def with_stun_server(use: Callable[[tuple[str, int]], Awaitable[None]]) -> None:
+async def test_stun_protocol_as_client(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(Answer, local_addr=(HOST, 0))
-    try:
-        await use(transport.get_extra_info("sockname"))
-    finally:
-        transport.close()
+    server = transport.get_extra_info("sockname")
+    client, protocol = await loop.create_datagram_endpoint(lambda: ice.StunProtocol(MagicMock()), local_addr=(HOST, 0))
+    assert protocol.transport is client
+
+    response, address = await protocol.request(binding_request(), server)
+    assert response.message_class == stun.Class.RESPONSE
+    assert response.attributes["XOR-MAPPED-ADDRESS"] == client.get_extra_info("sockname")
+    assert address == server
+    response, _ = await protocol.request(binding_request(), server, integrity_key=b"key")
+    assert response.check_message_integrity(b"key")
+
+    both = await asyncio.gather(*(protocol.request(binding_request(), server) for _ in range(2)))
+    assert len({response.transaction_id for response, _ in both}) == 2
+
+    refused = binding_request()
+    refused.attributes["USERNAME"] = "somebody"
+    with pytest.raises(stun.TransactionFailed) as caught:
+        await protocol.request(refused, server)
+    assert caught.value.response.error_code == 401
+
+    monkeypatch.setattr(stun, "RETRY_RTO", 0.01)
+    ignored = binding_request()
+    ignored.attributes["REALM"] = "nowhere"
+    with pytest.raises(stun.TransactionTimeout):
+        await protocol.request(ignored, server, retransmissions=1)
+    # An answer without integrity does not count for who signed the request (RFC 8489 §9.1.4).
+    with pytest.raises(stun.TransactionTimeout):
+        await protocol.request(binding_request(), server, integrity_key=b"other", retransmissions=0)
+    assert protocol.transactions == {}
+    await protocol.close()
+    transport.close()
 
 
-async def test_stun_protocol_as_client() -> None:
-    async def use(server: tuple[str, int]) -> None:
-        loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_datagram_endpoint(
-            lambda: ice.StunProtocol(MagicMock()), local_addr=(HOST, 0)
-        )
-        response, address = await protocol.request(binding_request(), server)
-        assert response.message_class == stun.Class.RESPONSE
-        assert response.attributes["XOR-MAPPED-ADDRESS"] == transport.get_extra_info("sockname")
-        assert address == server
-        await protocol.close()
-
-    await with_stun_server(use)
+def test_stun_protocol_made_outside_of_a_loop() -> None:
+    receiver = Connection(ice_controlling=True)
+    assert ice.StunProtocol(receiver).receiver is receiver
 
 
 async def test_candidate_pair() -> None:
@@ -631,7 +628,7 @@ async def test_mdns_resolve_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
         hidden = Candidate(shown.foundation, 1, "udp", shown.priority, names[-1], shown.port, "host")
         await remote.add_remote_candidate(hidden)
         await remote.add_remote_candidate(None)
-    await asyncio.wait_for(asyncio.gather(a.connect(), b.connect()), PATIENCE)
+    await meet(a, b)
     assert sorted(asked) == sorted(names)
     await check_data(a, b)
     await close(a, b)

@@ -104,6 +104,7 @@ class TestPair:
         assert pair.foundation == ("here", "there")
         assert pair.local is pair.base.candidate
         assert (pair.rtt, pair.request, pair.nominated, pair.state) == (None, None, False, FROZEN)
+        assert (pair.use_candidate, pair.conflicts, pair.why_failed) == (False, 0, "")
         assert repr(pair) == "Pair(198.51.100.1:1001 -> 192.0.2.1:5000, frozen)"
 
     @pytest.mark.parametrize(

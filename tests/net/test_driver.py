@@ -234,7 +234,6 @@ async def test_lost_link_is_told_once_and_not_after_close() -> None:
 async def test_adopted_link() -> None:
     bench = Bench()
     log: list[Any] = []
-    protocol = Recorder()
     bench.driver.adopt(5, Wire(log, "theirs"))
     assert bench.machine.reports == []
     assert list(bench.driver.links) == [5]

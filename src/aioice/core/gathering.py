@@ -99,11 +99,6 @@ class Job:
         self.reported = False
         self.preferences: dict[str, int] = {}
 
-    def take_over(self, before: Job) -> None:
-        """What an earlier job of the component still waits for."""
-        self.opening, self.asked, self.alive = before.opening, before.asked, before.alive
-        self.preferences.update(before.preferences)
-
     @property
     def finished(self) -> bool:
         return not self.opening and not self.asked
@@ -167,13 +162,14 @@ class Gatherer:
 
     def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:
         """Open a socket on each of ``hosts`` and ask the servers; :class:`Gathered` follows within ``timeout``
-        seconds.
+        seconds. Begun anew, it gives up what it was still opening.
         """
         before = self._jobs.get(component)
-        job = self._jobs[component] = Job(now, component, timeout)
         if before is not None:
-            job.take_over(before)
-        job.preferences.update(zip(hosts, local_preferences(hosts), strict=True))
+            for link in before.opening:
+                self._outputs.append(Close(link))
+        job = self._jobs[component] = Job(now, component, timeout)
+        job.preferences = dict(zip(hosts, local_preferences(hosts), strict=True))
         for server in (self.stun_server if hosts else None, self.turn_server):
             if server is not None:
                 self._look_up(now, job, server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aioice.core.machine import (
@@ -73,6 +74,8 @@ class Driver:
         "_settled",
         "_closed",
         "_read_tunables",
+        "_streams",
+        "_when_idle",
         "_tunables",
         "__weakref__",
     )
@@ -106,6 +109,9 @@ class Driver:
         self._settled = False
         self._closed = False
         self._read_tunables = tunables
+        #: Streams whose transport has not ended, also those that the machine has closed.
+        self._streams = 0
+        self._when_idle: asyncio.Future[None] | None = None
         self._tunables: Tunables | None = None
 
     # ------------------------------------------------------------------------------------------------------- the way in
@@ -151,6 +157,11 @@ class Driver:
         transport = self.links.get(link)
         return None if transport is None else transport.get_protocol()
 
+    def _stream_ended(self, link: int, exc: Exception | None) -> None:
+        self._streams -= 1
+        self.lost(link, exc)
+        self._tell_idle()
+
     def adopt(self, link: int, transport: asyncio.DatagramTransport) -> None:
         """Take over a link that somebody else opened; the machine gets no report."""
         self.links[link] = transport
@@ -183,6 +194,7 @@ class Driver:
                 self._emit(last.pop(0))
         finally:
             self._pumping = False
+            self._tell_idle()
 
     def close(self) -> None:
         """Close every link at once and end every task and the timer, whatever the machine thinks.
@@ -200,19 +212,29 @@ class Driver:
         links = list(self.links.values())
         self.links.clear()
         for transport in links:
-            transport.abort()
+            # One of asyncio's own cannot be closed after its loop.
+            with contextlib.suppress(RuntimeError):
+                transport.abort()
 
-    async def end_tasks(self) -> None:
-        """Give up what is being opened or looked up; returns when that has ended."""
+    async def wind_up(self, timeout: float) -> None:
+        """Give up what is being opened or looked up, and wait until nothing is left, ``timeout`` seconds at most."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if not self.idle:
+            self._when_idle = self.loop.create_future()
+            await asyncio.wait([self._when_idle], timeout=timeout)
+            self._when_idle = None
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left: no link, no task, no timer."""
-        return not (self.links or self._tasks or self._timer)
+        """Whether nothing is left: no link, no stream that is still being closed, no task, no timer."""
+        return not (self.links or self._streams or self._tasks or self._timer)
+
+    def _tell_idle(self) -> None:
+        if self._when_idle is not None and self.idle and not self._when_idle.done():
+            self._when_idle.set_result(None)
 
     # -------------------------------------------------------------------------------------------------------- the timer
 
@@ -402,6 +424,7 @@ class _Watched(asyncio.DatagramProtocol):
         self._protocol = protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._driver._streams += 1
         self._protocol.connection_made(cast("asyncio.DatagramTransport", transport))
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
@@ -411,7 +434,7 @@ class _Watched(asyncio.DatagramProtocol):
         try:
             self._protocol.connection_lost(exc)
         finally:
-            self._driver.lost(self._link, exc)
+            self._driver._stream_ended(self._link, exc)
 
 
 class RelayTransport(asyncio.DatagramTransport):

@@ -224,7 +224,8 @@ class UdpTransport(asyncio.DatagramTransport):
 
     def _finish(self) -> None:
         self._sock.close()
-        self._loop.call_soon(self._protocol.connection_lost, None)
+        if not self._loop.is_closed():
+            self._loop.call_soon(self._protocol.connection_lost, None)
 
     # ---------------------------------------------------------------------------------------------------------- sending
 
