@@ -272,6 +272,35 @@ async def test_close_while_a_server_is_asked(option: str) -> None:
             await until(lambda: connection._driver.idle)
 
 
+async def test_close_twice_at_once_while_a_relay_is_deleted() -> None:
+    """Both calls return when the server answers, and do not wait for the end of their patience."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((HOST, 0))
+        server.setblocking(False)
+        async with nothing_left() as connections:
+            connection = Connection(
+                ice_controlling=True, turn_server=server.getsockname(), turn_username="user", turn_password="pass"
+            )
+            connections.append(connection)
+            gathering = asyncio.ensure_future(connection.gather_candidates())
+            await until(lambda: connection.local_candidates)
+            request, address = await asyncio.get_running_loop().sock_recvfrom(server, 1500)
+            closing = [asyncio.ensure_future(connection.close()) for _ in range(2)]
+            await turns()
+            assert not any(task.done() for task in closing)
+            refusal = stun.Message(
+                message_method=stun.Method.ALLOCATE,
+                message_class=stun.Class.ERROR,
+                transaction_id=stun.parse_message(request).transaction_id,
+            )
+            refusal.attributes["ERROR-CODE"] = (508, "Insufficient Capacity")
+            server.sendto(bytes(refusal), address)
+            await until(lambda: connection._driver is not None and connection._driver.idle)
+            await turns()
+            assert all(task.done() for task in closing)
+            await gathering
+
+
 async def test_close_while_own_endpoint_is_opened() -> None:
     """What a replaced ``get_component_candidates`` opens after the end is closed too, whenever that is."""
     for moment in range(1, 9):

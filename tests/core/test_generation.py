@@ -155,6 +155,52 @@ class TestProgress:
         assert generation.complete and generation.connected
 
 
+class TestForeignCandidates:
+    def test_those_of_another_ufrag_are_forgotten_with_their_pairs(self) -> None:
+        # RFC 8838 §4.1
+        generation = make()
+        ours, foreign, silent, named = (candidate(port=port) for port in (1, 2, 3, 4))
+        ours.extensions = (("ufrag", "theirs"),)
+        foreign.extensions = named.extensions = (("ufrag", "other"),)
+        generation.remote_candidates += [ours, foreign, silent, named]
+        for remote in (ours, foreign, silent):
+            generation.checks.add(base(), remote)
+        generation.resolving = {7: named, 8: silent}
+        generation.set_remote_credentials("theirs", "password")
+        assert generation.drop_foreign() == 2
+        assert generation.remote_candidates == [ours, silent]
+        assert {pair.remote for pair in generation.checks.pairs} == {ours, silent}
+        assert generation.resolving == {8: silent}
+        assert generation.drop_foreign() == 0
+
+
+class TestHopeless:
+    def test_while_each_component_has_a_valid_or_an_unanswered_pair(self) -> None:
+        generation = make(2)
+        select(generation, 1, nominated=False)
+        generation.checks.add(base(2, component=2), candidate(component=2))
+        assert generation.hopeless == ""
+
+    def test_a_peer_that_is_not_there(self) -> None:
+        assert make().hopeless == "the peer gave no candidates and sent no checks"
+
+    def test_no_pairs(self) -> None:
+        generation = make()
+        generation.remote_candidates.append(candidate("2001:db8::1"))
+        assert generation.hopeless == "no remote candidate can be paired with a local one for component 1"
+
+    def test_all_pairs_have_failed(self) -> None:
+        generation = make(2)
+        select(generation, 1, nominated=True)
+        for port, why in ((1, "no answer"), (2, "unreachable"), (3, "no answer")):
+            remote = candidate(port=port, component=2)
+            generation.remote_candidates.append(remote)
+            pair = generation.checks.add(base(2, component=2), remote)
+            assert pair is not None
+            generation.checks.fail(pair, why)
+        assert generation.hopeless == "all 3 pairs of component 2 failed: 2 × no answer, 1 × unreachable"
+
+
 class TestComponents:
     def test_what_the_peer_does_not_offer_is_not_waited_for(self) -> None:
         generation = make(2)

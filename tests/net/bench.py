@@ -71,6 +71,8 @@ class Wire(asyncio.DatagramTransport):
         self.log = log
         self.name = name
         self.failure: Exception | None = None
+        #: Of a stream: learns of its end.
+        self.stream: asyncio.DatagramProtocol | None = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("2001:db8::5", 5000, 0, 0) if name == "sockname" else default
@@ -85,9 +87,16 @@ class Wire(asyncio.DatagramTransport):
 
     def close(self) -> None:
         self.log.append(("close", self.name))
+        self._end()
 
     def abort(self) -> None:
         self.log.append(("abort", self.name))
+        self._end()
+
+    def _end(self) -> None:
+        if self.stream is not None:
+            asyncio.get_running_loop().call_soon(self.stream.connection_lost, None)
+            self.stream = None
 
 
 class Desk:
@@ -116,6 +125,7 @@ class Desk:
         if failure is not None:
             raise failure
         wire = Wire(self.log, name)
+        wire.stream = protocol
         protocol.connection_made(wire)
         return wire
 

@@ -134,7 +134,7 @@ class Generation:
         pairs = self.selection.pairs
         return all(
             (pair := pairs.get(component)) is not None
-            and (pair.nominated or component in self.heard or self.remote_is_lite)
+            and (pair.nominated or component in self.heard or self.remote_is_lite or self.patience_over)
             for component in self.components
         )
 

@@ -110,7 +110,7 @@ class Driver:
         self._closed = False
         self._read_tunables = tunables
         #: Streams whose transport has not ended, also those that the machine has closed.
-        self._streams = 0
+        self._streams: list[int] = []
         self._when_idle: asyncio.Future[None] | None = None
         self._tunables: Tunables | None = None
 
@@ -158,7 +158,8 @@ class Driver:
         return None if transport is None else transport.get_protocol()
 
     def _stream_ended(self, link: int, exc: Exception | None) -> None:
-        self._streams -= 1
+        if link in self._streams:
+            self._streams.remove(link)
         self.lost(link, exc)
         self._tell_idle()
 
@@ -223,9 +224,9 @@ class Driver:
         if self._tasks:
             await asyncio.wait(self._tasks)
         if not self.idle:
-            self._when_idle = self.loop.create_future()
+            if self._when_idle is None:
+                self._when_idle = self.loop.create_future()
             await asyncio.wait([self._when_idle], timeout=timeout)
-            self._when_idle = None
 
     @property
     def idle(self) -> bool:
@@ -292,7 +293,7 @@ class Driver:
         if isinstance(opening, asyncio.DatagramTransport):
             self._opened(link, opening)
         else:
-            self._await_link(link, opening, protocol, _bind_reason)
+            self._await_link(link, opening, _bind_reason)
 
     def _open_stream(self, output: OpenStream) -> None:
         link = output.link
@@ -302,7 +303,7 @@ class Driver:
         except Exception as exc:
             self._open_failed(link, reason_of(exc), exc)
             return
-        self._await_link(link, opening, protocol, reason_of)
+        self._await_link(link, opening, reason_of, self._streams)
 
     def _open_relay(self, output: OpenRelay) -> None:
         link = output.link
@@ -319,9 +320,11 @@ class Driver:
         self,
         link: int,
         opening: Coroutine[Any, Any, asyncio.DatagramTransport],
-        protocol: asyncio.DatagramProtocol,
         reason: Callable[[BaseException], Reason],
+        kept: list[int] | None = None,
     ) -> None:
+        """Report how the opening ends; ``kept`` gets the link that is open then."""
+
         def done(task: asyncio.Task[asyncio.DatagramTransport]) -> None:
             self._tasks.remove(task)
             wanted = self._opening.pop(link, None) is not None
@@ -338,6 +341,8 @@ class Driver:
             elif task.result().is_closing():
                 self.report(OpenFailed(link, Reason.CLOSED, "closed as soon as it was open"))
             else:
+                if kept is not None:
+                    kept.append(link)
                 self._opened(link, task.result())
                 self.pump()
 
@@ -424,7 +429,6 @@ class _Watched(asyncio.DatagramProtocol):
         self._protocol = protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._driver._streams += 1
         self._protocol.connection_made(cast("asyncio.DatagramTransport", transport))
 
     def datagram_received(self, data: bytes, addr: Any) -> None:

@@ -34,23 +34,25 @@ async def open_stream(
 
     Raises :exc:`OSError`; as :exc:`ssl.SSLError` whatever goes wrong in a TLS handshake.
     """
-    host, port = peer
-    if context is None:
-        _, stream = await loop.create_connection(lambda: _Stream(loop, protocol, peer), host, port)
-        return stream.link
+    stream = _Stream(loop, protocol, peer)
+    options: dict[str, Any] = {}
+    if context is not None:
+        options = {
+            "ssl": context,
+            "server_hostname": server_name,
+            "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
+            "ssl_shutdown_timeout": LINGER,
+        }
     try:
-        _, stream = await loop.create_connection(
-            lambda: _Stream(loop, protocol, peer),
-            host,
-            port,
-            ssl=context,
-            server_hostname=server_name,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-            ssl_shutdown_timeout=LINGER,
-        )
+        await loop.create_connection(lambda: stream, *peer, **options)
+    except asyncio.CancelledError:
+        stream.give_up()
+        raise
     except ConnectionRefusedError:
         raise
     except ConnectionError as exc:
+        if context is None:
+            raise
         # asyncio's word for a peer that hangs up, or says nothing, while it should shake hands.
         raise ssl.SSLError(f"TLS handshake: {exc or type(exc).__name__}") from exc
     return stream.link
@@ -127,6 +129,7 @@ class _Stream(asyncio.Protocol):
         self._peer = peer
         self._framer = StreamFramer()
         self._fault: Exception | None = None
+        self._ended = False
         self.link: StreamTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -149,7 +152,15 @@ class _Stream(asyncio.Protocol):
             self._contained(self._protocol.datagram_received, frame, self._peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._contained(self.link._lost, self._fault or exc)
+        if not self._ended:
+            self._ended = True
+            self._contained(self.link._lost, self._fault or exc)
+
+    def give_up(self) -> None:
+        """The opening was cancelled; at its last step uvloop does not tell the protocol of the end."""
+        if hasattr(self, "link"):
+            self.link.abort()
+            self._loop.call_soon(self.connection_lost, None)
 
     def _contained(self, callback: Callable[..., object], *args: object) -> None:
         try:
