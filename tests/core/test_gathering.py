@@ -393,6 +393,14 @@ class TestRelay:
         (relay,) = scene.candidates
         assert (relay.host, relay.related_address, relay.related_port) == ("2001:db8::2", "::", 9)
 
+    def test_a_relay_is_no_base_to_ask_from(self) -> None:
+        scene = Scene((NAME, 3478), TURN_SERVER).gather(HOST)
+        (resolve,) = scene.take(Resolve)
+        scene.report(Resolved(resolve.query, (STUN[0],)))
+        host, relay = sorted((found.base for found in scene.take(Found)), key=lambda base: base.candidate.type)
+        assert [query.link for query in scene.queries] == [host.link]
+        assert relay.preference == 65535
+
     def test_one_for_each_component(self) -> None:
         scene = Scene(turn=TURN_SERVER).gather().gather(component=2)
         assert [(candidate.type, candidate.component) for candidate in scene.candidates] == [("relay", 1), ("relay", 2)]
