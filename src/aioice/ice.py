@@ -11,7 +11,7 @@ import os
 from collections import deque
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
 from . import stun
@@ -38,7 +38,7 @@ from .utils import random_string
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from .core.machine import Address, Output
 
@@ -510,7 +510,7 @@ class Connection:
         driver = self._running_driver()
         self._adopt_protocols()
         self._failure = ""
-        driver.do(self._agent.set_local_credentials, self.local_username, self.local_password)
+        self._agent.set_local_credentials(driver.now(), self.local_username, self.local_password)
         driver.do(self._agent.connect, self.remote_username, self.remote_password, self.remote_is_lite)
         while self.state not in _LIVE:
             if self._closed or self.state is ConnectionState.FAILED:
@@ -722,37 +722,54 @@ class Connection:
         return protocol
 
     def _handle_output(self, output: Output) -> None:
-        assert self._driver is not None
-        if isinstance(output, Route):
-            protocol = self._driver.protocol(output.link)
-            if isinstance(protocol, StunProtocol):
-                self._nominated[output.component] = CandidatePair(protocol, output.remote)
-        elif isinstance(output, Unroute):
-            self._nominated.pop(output.component, None)
-        elif isinstance(output, Accept | Revoke | Deliver):
-            protocol = self._driver.protocol(output.link)
-            if isinstance(protocol, StunProtocol):
-                if isinstance(output, Accept):
-                    protocol.accepted[output.peer] = output.component
-                elif isinstance(output, Revoke):
-                    protocol.accepted.pop(output.peer, None)
-                else:
-                    protocol.datagram_received(output.data, output.peer)
-        elif isinstance(output, Notify):
-            self._handle_event(output.event)
-        elif isinstance(output, Done):
+        handler = self._OUTPUT_HANDLERS.get(type(output))
+        if handler is not None:
+            handler(self, output)
+
+    def _protocol_of(self, link: int) -> StunProtocol | None:
+        protocol = self._driver.protocol(link) if self._driver is not None else None
+        return protocol if isinstance(protocol, StunProtocol) else None
+
+    def _route(self, route: Route) -> None:
+        protocol = self._protocol_of(route.link)
+        if protocol is not None:
+            self._nominated[route.component] = CandidatePair(protocol, route.remote)
+
+    def _unroute(self, unroute: Unroute) -> None:
+        self._nominated.pop(unroute.component, None)
+
+    def _accept(self, accept: Accept) -> None:
+        protocol = self._protocol_of(accept.link)
+        if protocol is not None:
+            protocol.accepted[accept.peer] = accept.component
+
+    def _revoke(self, revoke: Revoke) -> None:
+        protocol = self._protocol_of(revoke.link)
+        if protocol is not None:
+            protocol.accepted.pop(revoke.peer, None)
+
+    def _deliver(self, deliver: Deliver) -> None:
+        protocol = self._protocol_of(deliver.link)
+        if protocol is not None:
+            protocol.datagram_received(deliver.data, deliver.peer)
+
+    def _done(self, done: Done) -> None:
+        if self._driver is not None:
             self._driver.close()
 
-    def _handle_event(self, event: object) -> None:
-        if isinstance(event, Gathered):
+    def _notify(self, notify: Notify) -> None:
+        event = notify.event
+        if isinstance(event, ConnectionEvent):
+            self._handle_event(event)
+        elif isinstance(event, Gathered):
             gathered = self._gathered.pop(event.component, None)
             self._gathered = {**self._gathered}  # an emptied dictionary keeps its size
             if gathered is not None and not gathered.done():
                 gathered.set_result(None)
-            return
-        if isinstance(event, Found):
+        elif isinstance(event, Found):
             self._base_found(event)
-            return
+
+    def _handle_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, LocalCandidate):
             # An endpoint that the application opened itself may have been listed by it.
             if event.candidate is not None and event.candidate not in self._local_candidates:
@@ -763,16 +780,25 @@ class Connection:
             for waiter in self._state_waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-        if isinstance(event, ConnectionEvent):
-            for queue in self._event_queues or ():
+        if self._event_queues is not None:
+            for queue in self._event_queues:
                 queue.put(event)
         if isinstance(event, ConnectionClosed):
             self._ended(event.reason, discard=False)
 
+    _OUTPUT_HANDLERS: ClassVar[dict[type, Callable[[Connection, Any], None]]] = {
+        Route: _route,
+        Unroute: _unroute,
+        Accept: _accept,
+        Revoke: _revoke,
+        Deliver: _deliver,
+        Notify: _notify,
+        Done: _done,
+    }
+
     def _base_found(self, found: Found) -> None:
-        assert self._driver is not None
-        protocol = self._driver.protocol(found.base.link)
-        if isinstance(protocol, StunProtocol):
+        protocol = self._protocol_of(found.base.link)
+        if protocol is not None:
             protocol.local_candidate = found.base.candidate
             if protocol not in self._protocols:
                 self._protocols.append(protocol)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.gathering import StunServer
-from aioice.core.machine import Route, Unroute
+from aioice.core.machine import Revoke, Route, Unroute
 from aioice.core.message import Class
 from aioice.sim import World
 from tests.scenarios.support import STUN, Pair, Puppet, host_candidate, pair, puppeteer
@@ -148,6 +148,18 @@ class TestRestart:
         p.talk()
         assert gaps(p) == []
         assert set(p.left.routed) == {1, 2}
+
+
+    def test_who_was_heard_only_before_is_revoked(self) -> None:
+        """Data is still taken from the address that the new generation uses, no longer from another."""
+        p = connected()
+        link = next(iter(p.left.node.links))
+        p.left.agent._accept(link, ("192.0.2.99", 9), 1)
+        p.restart()
+        p.until_complete()
+        revoked = [out for _, out in p.left.node.outputs if isinstance(out, Revoke)]
+        assert revoked == [Revoke(link, ("192.0.2.99", 9))]
+        p.talk()
 
 
 class TestTwice:

@@ -28,7 +28,7 @@ from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
 from .generation import MAX_REMOTE_CANDIDATES, Generation
-from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
+from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 #: Data is accepted from this many addresses at most.
 MAX_ACCEPTED = 256
-#: States in which data may flow.
-LIVE = frozenset({ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED})
 
 
 class AgentConfig(Record):
@@ -77,6 +75,7 @@ class Agent:
         "_tunables",
         "_outputs",
         "_numbers",
+        "_inner",
         "_gatherer",
         "_checker",
         "_bases",
@@ -84,6 +83,7 @@ class Agent:
         "_ungathered",
         "_end_told",
         "_accepted",
+        "_stale",
         "_sending",
         "_state",
         "_changed",
@@ -105,17 +105,24 @@ class Agent:
         self._tunables = tunables or Tunables()
         self._outputs: list[Output] = []
         self._numbers = count(1)
-        self._gatherer = Gatherer(random, self.next_number, self._tunables, relay_only=config.relay_only)
+        #: What the children have to say, in its order.
+        inner: list[Any] = []
+        self._inner = inner
+        self._gatherer = Gatherer(random, self.next_number, self._tunables, relay_only=config.relay_only, outputs=inner)
         self.set_servers(0.0, config.stun_server, config.turn_server)
         controlling = config.controlling and not config.lite
-        self._checker = Checker(random, self._tunables, controlling=controlling, lite=config.lite, ta=config.ta)
-        self._sending = Sending(random, self._tunables, lite=config.lite)
+        self._checker = Checker(
+            random, self._tunables, controlling=controlling, lite=config.lite, ta=config.ta, outputs=inner
+        )
+        self._sending = Sending(random, self._tunables, lite=config.lite, outputs=inner)
         self._bases: dict[int, Base] = {}
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
         self._ungathered = list(range(1, config.components + 1))
         self._end_told = False
         self._accepted: list[tuple[int, Address]] = []
+        #: Those of them that have not been heard since the restart.
+        self._stale: list[tuple[int, Address]] = []
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
@@ -307,6 +314,7 @@ class Agent:
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
+        self._stale = self._accepted[:]
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
@@ -394,20 +402,19 @@ class Agent:
 
     def _drain_children(self, now: float) -> None:
         """Act on what the children have to say, then go on, until all is quiet."""
-        handlers, checker, gatherer, sending = self._HANDLERS, self._checker, self._gatherer, self._sending
+        handlers, inner = self._HANDLERS, self._inner
         while True:
-            output = checker.poll_output() or gatherer.poll_output() or sending.poll_output()
-            if output is None:
-                if not self._changed:
-                    break
-                self._changed = False
-                self._go_on(now)
-                continue
-            handler = handlers.get(type(output))
-            if handler is None:
-                self._outputs.append(output)
-            else:
-                handler(self, now, output)
+            while inner:
+                output = inner.pop(0)
+                handler = handlers.get(type(output))
+                if handler is None:
+                    self._outputs.append(output)
+                else:
+                    handler(self, now, output)
+            if not self._changed:
+                break
+            self._changed = False
+            self._go_on(now)
         if self._closed:
             if self._gatherer.done and not self._done_told:
                 self._done_told = True
@@ -473,9 +480,20 @@ class Agent:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component)
 
     def _accept(self, link: int, peer: Address, component: int) -> None:
-        if (link, peer) not in self._accepted and len(self._accepted) < MAX_ACCEPTED:
-            self._accepted.append((link, peer))
+        source = (link, peer)
+        if source not in self._accepted and len(self._accepted) < MAX_ACCEPTED:
+            self._accepted.append(source)
             self._outputs.append(Accept(link, peer, component))
+        elif source in self._stale:
+            self._stale.remove(source)
+
+    def _revoke_stale(self) -> None:
+        """The restart is over: who was heard only before it is no longer welcome."""
+        for link, peer in self._stale:
+            if (link, peer) not in self._sending.forced.values():
+                self._accepted.remove((link, peer))
+                self._outputs.append(Revoke(link, peer))
+        self._stale = []
 
     def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
         self._changed = True
@@ -519,6 +537,7 @@ class Agent:
         self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
         if generation is self._generation and generation.complete:
             self._checker.use([generation])
+            self._revoke_stale()
         self._changed = True
 
     def _dead(self, now: float, dead: Dead) -> None:

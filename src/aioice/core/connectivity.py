@@ -112,7 +112,14 @@ class Checker:
     )
 
     def __init__(
-        self, random: Callable[[int], bytes], tunables: Tunables, *, controlling: bool, lite: bool, ta: float
+        self,
+        random: Callable[[int], bytes],
+        tunables: Tunables,
+        *,
+        controlling: bool,
+        lite: bool,
+        ta: float,
+        outputs: list[Any] | None = None,
     ) -> None:
         self._random = random
         self._requests = Requests(tunables)
@@ -120,7 +127,8 @@ class Checker:
         self._ta = ta
         self._next_check = float("-inf")
         self._strangers = Strangers()
-        self._outputs: list[object] = []
+        #: Where outputs go: a parent may drain one queue for all its children, so that they stay in order.
+        self._outputs: list[Any] = [] if outputs is None else outputs
         self._draw_tie_breaker()
         self.controlling = controlling
         self.generations: list[Generation] = []
@@ -180,7 +188,7 @@ class Checker:
         """Forget every request."""
         self._requests.end_all()
         self.generations = []
-        self._outputs = [output for output in self._outputs if isinstance(output, Transmit)]
+        self._outputs[:] = [output for output in self._outputs if isinstance(output, Transmit)]
 
     def stop_repeating(self, pairs: list[Pair]) -> None:
         """Nominated: no more transmissions for these pairs, though answers still count (RFC 8445 §8.1.2)."""

@@ -137,6 +137,7 @@ class Gatherer:
         tunables: Tunables,
         *,
         relay_only: bool,
+        outputs: list[Any] | None = None,
     ) -> None:
         self.stun_server: StunServer | None = None
         self.turn_server: TurnServer | None = None
@@ -144,7 +145,7 @@ class Gatherer:
         self._next_link = next_link
         self._relay_only = relay_only
         self._requests = Requests(tunables)
-        self._outputs: list[object] = []
+        self._outputs: list[Any] = [] if outputs is None else outputs
         self._jobs: dict[int, Job] = {}
         self._bases: dict[int, Base] = {}
         self._known: list[tuple[int, Address, Address]] = []

@@ -55,11 +55,13 @@ class Sending:
 
     __slots__ = ("_random", "_tunables", "_lite", "_outputs", "uses", "forced")
 
-    def __init__(self, random: Callable[[int], bytes], tunables: Tunables, *, lite: bool) -> None:
+    def __init__(
+        self, random: Callable[[int], bytes], tunables: Tunables, *, lite: bool, outputs: list[Any] | None = None
+    ) -> None:
         self._random = random
         self._tunables = tunables
         self._lite = lite
-        self._outputs: list[object] = []
+        self._outputs: list[Any] = [] if outputs is None else outputs
         self.uses: dict[int, Use] = {}
         #: Pairs that the application chose without checks.
         self.forced: dict[int, tuple[int, Address]] = {}
