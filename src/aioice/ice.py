@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import errno
 import itertools
 import logging
@@ -477,7 +476,7 @@ class Connection:
             self._remote_candidates_end = True
             self._do(self._agent.add_remote_candidate, None)
             return
-        candidate = copy.copy(remote_candidate)
+        candidate = remote_candidate.copy()
         try:
             candidate.validate()
             if candidate.type not in ("host", "srflx", "relay"):

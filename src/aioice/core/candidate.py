@@ -148,6 +148,13 @@ class Candidate:
             self.extensions,
         )
 
+    def copy(self) -> Candidate:
+        """Another candidate with the same values, without what a program has hung on this one."""
+        other = Candidate.__new__(Candidate)
+        for name in Candidate.__slots__[:-2]:
+            setattr(other, name, getattr(self, name))
+        return other
+
     @property
     def address(self) -> str:
         """Where the candidate is reached: the canonical text of its host, or what its ``.local`` name stands for.

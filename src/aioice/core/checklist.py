@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -152,7 +151,7 @@ class CheckList:
             self.refused += 1
             return None
         self._by_address[key] = pair
-        insort(self.pairs, pair, key=order)
+        self._insert(pair)
         if self._may_start(pair):
             self.set(pair, PairState.WAITING)
         return pair
@@ -167,6 +166,12 @@ class CheckList:
                 return True
         return False
 
+    def _insert(self, pair: Pair) -> None:
+        place = len(self.pairs)
+        while place and order(pair) < order(self.pairs[place - 1]):
+            place -= 1
+        self.pairs.insert(place, pair)
+
     def remove(self, pair: Pair) -> None:
         self.pairs.remove(pair)
         self._by_address.pop((pair.base.link, pair.peer), None)
@@ -176,7 +181,7 @@ class CheckList:
         """The remote candidate of the pair has another type or priority than when it was paired (§7.3.1.3)."""
         self.pairs.remove(pair)
         pair.prioritize(self._controlling)
-        insort(self.pairs, pair, key=order)
+        self._insert(pair)
 
     def set_role(self, controlling: bool) -> None:
         """RFC 8445 §7.3.1.1: the role decides the priorities."""

@@ -124,6 +124,7 @@ class UdpTransport(asyncio.DatagramTransport):
         "_send",
         "_receive",
         "_ipv6",
+        "_batch",
         "_sockname",
         "_queue",
         "_queued_bytes",
@@ -145,6 +146,9 @@ class UdpTransport(asyncio.DatagramTransport):
         self._receive = sock.recvfrom
         self._ipv6 = sock.family == socket.AF_INET6
         self._sockname: Any = sock.getsockname()
+        #: Datagrams to read at the next wake-up: twice as many as long as there are, for the empty read costs as much
+        #: as a full one.
+        self._batch = 1
         self._queue: deque[tuple[bytes, Any]] | None = None
         self._queued_bytes = 0
         self._errors_waiting = False
@@ -307,12 +311,13 @@ class UdpTransport(asyncio.DatagramTransport):
     def _read_ready(self) -> None:
         if self._errors_waiting:
             self._drain_errors()
-        for count in range(READ_BATCH):
+        for count in range(self._batch):
             if self._closing:
                 return
             try:
                 data, addr = self._receive(READ_SIZE)
             except BlockingIOError:
+                self._batch = count or 1
                 if not count:
                     # Readable, and no datagram: it is the error queue that woke us.
                     self._drain_errors()
@@ -325,6 +330,7 @@ class UdpTransport(asyncio.DatagramTransport):
                 self._protocol.datagram_received(data, addr[:2] if self._ipv6 else addr)
             except Exception as exc:
                 self._contain(exc)
+        self._batch = min(2 * self._batch, READ_BATCH)
 
     def _drain_errors(self) -> int:
         """Hand what the error queue holds to the protocol; how many errors there were."""
