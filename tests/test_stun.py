@@ -125,6 +125,11 @@ class TestErrors:
             "STUN transaction failed (400 - it's\\x1b[31m\\n\\u2620" + "x" * 117 + ")"
         )
 
+    def test_padding_of_the_reason_is_not_shown(self) -> None:
+        # coturn's; what stands within the phrase is.
+        response = answer(binding_request(), Class.ERROR, ERROR_CODE=(400, "Bad\0Request\0\0\0"))
+        assert str(TransactionFailed(response)) == "STUN transaction failed (400 - Bad\\x00Request)"
+
     def test_failed_without_code(self) -> None:
         response = answer(binding_request())
         assert str(TransactionFailed(response)) == "STUN transaction failed"

@@ -183,7 +183,7 @@ async def test_spellings_of_a_peer(monkeypatch: pytest.MonkeyPatch, remembered: 
     monkeypatch.setattr(turn, "_MAX_SPELLINGS", remembered)
     async with nothing_left(), running() as server:
         transport, client = await create(server.address)
-        transport._allocation._ipv6 = True
+        transport._allocation._peers._ipv6 = True
         for spelling in ("2001:db8:0:0::1", "2001:DB8::1", "2001:db8::1", "2001:db8::1"):
             transport.sendto(b"data", (spelling, 1))
         assert server.methods().count("CHANNEL_BIND") <= 1

@@ -90,7 +90,8 @@ class TransactionFailed(TransactionError):
         error = self.response.attributes.get("ERROR-CODE")
         if error is not None:
             code, reason = error
-            return f"STUN transaction failed ({code} - {ascii(reason[:128])[1:-1]})"
+            # coturn pads the phrase with zero bytes, and counts them.
+            return f"STUN transaction failed ({code} - {ascii(reason.rstrip(chr(0))[:128])[1:-1]})"
         if self.response.unknown_required:
             types = ", ".join(f"0x{number:04x}" for number in self.response.unknown_required[:8])
             return f"STUN transaction failed (unknown attributes: {types})"

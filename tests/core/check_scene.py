@@ -6,21 +6,23 @@ import itertools
 from typing import Any
 
 from aioice.core.candidate import Candidate
-from aioice.core.checklist import Base, CheckList, Pair
+from aioice.core.checklist import Base, CheckList, Pair, PairState
 from aioice.core.connectivity import Checker
 from aioice.core.generation import Generation
 from aioice.core.machine import Address, Transmit, Tunables
 from aioice.core.message import Class, Message, Method, parse_message
 from aioice.core.selection import Selection
 from tests.core.pairs import base, candidate
+from tests.core.stun_bytes import append, attribute, sign
 
-PEER = ("192.0.2.1", 5000)
+PEER = ("192.0.2.1", 4000)
 ELSEWHERE = ("192.0.2.99", 5099)
 #: What the peer sees of us.
 MAPPED = ("203.0.113.9", 40000)
 #: The first tie-breaker of the checker under test, half way.
 TIE_BREAKER = 1 << 63
-TA = 0.02
+#: A binary fraction, so that times add up.
+TA = 1 / 64
 
 
 class Source:
@@ -62,11 +64,7 @@ def check(
 
 def unknown_attribute(message: Message, password: str) -> bytes:
     """The message with a comprehension-required attribute that nobody knows (RFC 8489 §14), signed."""
-    bare = bytes(message)
-    bare = bare[:2] + (len(bare) - 20 + 8).to_bytes(2) + bare[4:] + b"\x77\x77\x00\x04what"
-    signed = parse_message(bare)
-    signed.add_message_integrity(password.encode())
-    data = bytes(signed)
+    data = sign(append(bytes(message), attribute(0x7777, b"what")), password.encode())
     assert parse_message(data).unknown_required == (0x7777,)
     return data
 
@@ -141,7 +139,9 @@ class Scene:
     def checked(self, **more: Any) -> tuple[Pair, Transmit]:
         """A new pair whose check is in flight."""
         pair = self.pair(**more)
-        self.wait(TA).go_on()
+        self.go_on()
+        while pair.state is not PairState.IN_PROGRESS:
+            self.wait_for_timer()
         assert self.sent[-1][1].peer == pair.peer
         return pair, self.sent[-1][1]
 
@@ -162,13 +162,18 @@ class Scene:
         """Let the time pass."""
         end = self.now + seconds
         while (deadline := self.checker.poll_timeout()) is not None and deadline <= end:
-            self.now = max(self.now, deadline)
-            self.checker.handle_timeout(self.now)
-            after = self.checker.poll_timeout()
-            assert after is None or after > self.now
-            self.drain()
+            self.wait_for_timer()
         self.now = end
         return self
+
+    def wait_for_timer(self) -> None:
+        deadline = self.checker.poll_timeout()
+        assert deadline is not None
+        self.now = max(self.now, deadline)
+        self.checker.handle_timeout(self.now)
+        after = self.checker.poll_timeout()
+        assert after is None or after > self.now
+        self.drain()
 
     # -- what the peer does
 

@@ -32,7 +32,7 @@ Run = Callable[..., None]
         (ConnectionResetError("asyncio's"), Reason.CLOSED),
         (BrokenPipeError(errno.EPIPE, ""), Reason.CLOSED),
         (EOFError(), Reason.CLOSED),
-        (ValueError("no frame"), Reason.CLOSED),
+        (ValueError("no frame"), Reason.NOT_STUN),
         (OSError(errno.EHOSTUNREACH, ""), Reason.UNREACHABLE),
         (OSError(errno.ENETUNREACH, ""), Reason.UNREACHABLE),
         (PermissionError(errno.EPERM, ""), Reason.UNREACHABLE),

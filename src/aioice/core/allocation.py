@@ -306,10 +306,12 @@ class Allocation:
         return self._outputs.popleft() if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        times = [self._requests.poll_timeout(), self._deadlines.poll_timeout()]
-        if self._peers is not None:
-            times.append(self._peers.poll_timeout())
-        return min((due for due in times if due is not None), default=None)
+        deadline = self._requests.poll_timeout()
+        peers = None if self._peers is None else self._peers.poll_timeout()
+        for due in (self._deadlines.poll_timeout(), peers):
+            if due is not None and (deadline is None or due < deadline):
+                deadline = due
+        return deadline
 
     def _drain(self, now: float, peers: Peers) -> None:
         """Carry out what the child has put out."""
@@ -325,6 +327,22 @@ class Allocation:
                 self.probe(now)
             else:
                 self._outputs.append(output)
+
+    def _data_indication(self, now: float, message: Message) -> None:
+        peer: Address | None = message.attributes.get("XOR-PEER-ADDRESS")
+        data: bytes | None = message.attributes.get("DATA")
+        if (
+            self._peers is None
+            or message.message_method != Method.DATA
+            or message.message_class != Class.INDICATION
+            or message.unknown_required
+            or peer is None
+            or data is None
+            or not self._peers.handle_data(now, peer, data)
+        ):
+            self.dropped += 1
+        else:
+            self._drain(now, self._peers)
 
     def _fire(self, now: float, item: Timed) -> None:
         if item is self._renewal:
@@ -520,22 +538,6 @@ class Allocation:
             self._outputs.append(Close(self._link))
         self._outputs.append(Done(reason))
 
-    def _data_indication(self, now: float, message: Message) -> None:
-        peer: Address | None = message.attributes.get("XOR-PEER-ADDRESS")
-        data: bytes | None = message.attributes.get("DATA")
-        if (
-            self._peers is None
-            or message.message_method != Method.DATA
-            or message.message_class != Class.INDICATION
-            or message.unknown_required
-            or peer is None
-            or data is None
-            or not self._peers.handle_data(now, peer, data)
-        ):
-            self.dropped += 1
-        else:
-            self._drain(now, self._peers)
-
 
 def describe(message: Message) -> str:
     """An error response for people: its code, and the reason phrase with everything odd in it escaped."""
@@ -543,4 +545,5 @@ def describe(message: Message) -> str:
     if error is None:
         return "the server refused without an error code"
     code, phrase = error
-    return f"the server refused: {code} ({str(phrase)[:128]!a})"
+    # coturn pads the phrase with zero bytes, and counts them.
+    return f"the server refused: {code} ({phrase.rstrip(chr(0))[:128]!a})"

@@ -124,6 +124,7 @@ class CheckList:
         "_controlling",
         "_max_pairs",
         "_by_address",
+        "_quiet",
         "refused",
     )
 
@@ -133,6 +134,8 @@ class CheckList:
         self._controlling = controlling
         self._max_pairs = max_pairs
         self._by_address: dict[tuple[int, Address], Pair] = {}
+        #: No pair is to be checked, and nothing has happened since that was found.
+        self._quiet = False
         #: Pairs that the limit kept out.
         self.refused = 0
 
@@ -171,11 +174,13 @@ class CheckList:
         while place and order(pair) < order(self.pairs[place - 1]):
             place -= 1
         self.pairs.insert(place, pair)
+        self._quiet = False
 
     def remove(self, pair: Pair) -> None:
         self.pairs.remove(pair)
         self._by_address.pop((pair.base.link, pair.peer), None)
         self.untrigger(pair)
+        self._quiet = False
 
     def remote_changed(self, pair: Pair) -> None:
         """The remote candidate of the pair has another type or priority than when it was paired (§7.3.1.3)."""
@@ -203,6 +208,7 @@ class CheckList:
         if pair.state is not state:
             assert state in TRANSITIONS[pair.state], (pair, state)
             pair.state = state
+            self._quiet = False
 
     def fail(self, pair: Pair, why: str) -> None:
         self.untrigger(pair)
@@ -215,6 +221,7 @@ class CheckList:
         among equals. Pairs that failed in an earlier attempt are tried again.
         """
         first: dict[tuple[str, str], Pair] = {}
+        self._quiet = False
         unused = (PairState.FROZEN, PairState.WAITING, PairState.FAILED)
         for pair in [pair for pair in self.pairs if pair.state in unused]:
             pair.state = PairState.FROZEN
@@ -249,6 +256,7 @@ class CheckList:
             self.set(pair, PairState.WAITING)
         if pair not in self.triggered:
             self.triggered.append(pair)
+            self._quiet = False
 
     def untrigger(self, pair: Pair) -> None:
         if pair in self.triggered:
@@ -258,33 +266,32 @@ class CheckList:
         """RFC 8445 §6.1.4.2: the pair to be checked at the next tick of Ta; None when there is none, then no tick is
         due.
         """
+        pair = self._next()
         if self.triggered:
-            return self.triggered.pop(0)
+            self.triggered.pop(0)
+        elif pair is not None and pair.state is PairState.FROZEN:
+            self.set(pair, PairState.WAITING)
+        return pair
+
+    @property
+    def has_work(self) -> bool:
+        """Whether :meth:`next_check` would return a pair."""
+        return self._next() is not None
+
+    def _next(self) -> Pair | None:
+        if self._quiet:
+            return None
+        if self.triggered:
+            return self.triggered[0]
         for pair in self.pairs:
             if pair.state is PairState.WAITING:
                 return pair
         busy = {pair.foundation for pair in self.pairs if pair.state is PairState.IN_PROGRESS}
         for pair in self.pairs:
             if pair.state is PairState.FROZEN and pair.foundation not in busy:
-                self.set(pair, PairState.WAITING)
                 return pair
+        self._quiet = True
         return None
-
-    @property
-    def has_work(self) -> bool:
-        """Whether :meth:`next_check` would return a pair."""
-        if self.triggered:
-            return True
-        busy = set()
-        frozen = []
-        for pair in self.pairs:
-            if pair.state is PairState.WAITING:
-                return True
-            if pair.state is PairState.IN_PROGRESS:
-                busy.add(pair.foundation)
-            elif pair.state is PairState.FROZEN:
-                frozen.append(pair.foundation)
-        return any(foundation not in busy for foundation in frozen)
 
     @property
     def active(self) -> int:

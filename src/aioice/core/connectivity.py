@@ -331,6 +331,8 @@ class Checker:
         if pair.state is PairState.FAILED:
             return
         generation.checks.untrigger(pair)
+        if pair.state is PairState.FROZEN:  # anew, by another ``connect`` after a failure
+            generation.checks.set(pair, PairState.WAITING)
         if pair.state is PairState.WAITING:  # its check was cancelled, but not its answer (RFC 8445 §7.3.1.4)
             generation.checks.set(pair, PairState.IN_PROGRESS)
         generation.checks.set(pair, PairState.SUCCEEDED)

@@ -38,8 +38,9 @@ class Reason(StrEnum):
     TIMED_OUT = "timed out"
     #: The TLS handshake failed: certificate, host name or not TLS at all.
     TLS = "TLS handshake failed"
-    #: The stream ended, or what came over it is not STUN, TURN or ChannelData.
+    #: The stream ended.
     CLOSED = "closed by the peer"
+    #: What came over the stream is neither STUN nor ChannelData.
     NOT_STUN = "not a STUN server"
     #: The datagram is larger than the path takes (EMSGSIZE): says nothing about the peer.
     TOO_BIG = "datagram too big"

@@ -55,8 +55,11 @@ def reason_of(exc: BaseException | None) -> Reason:
         return Reason.TIMED_OUT
     if isinstance(exc, OSError) and exc.errno is not None:
         return _REASONS.get(exc.errno, Reason.OTHER)
-    # A frame that is none; a connection error that asyncio raises without a number.
-    if isinstance(exc, (ValueError, ConnectionError)):
+    if isinstance(exc, ValueError):
+        # A frame that is none.
+        return Reason.NOT_STUN
+    if isinstance(exc, ConnectionError):
+        # asyncio raises it without a number.
         return Reason.CLOSED
     return Reason.OTHER
 

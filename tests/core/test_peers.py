@@ -1,0 +1,325 @@
+"""Permissions and channels (RFC 8656 §9, §10, §12)."""
+
+from __future__ import annotations
+
+import pytest
+
+from aioice.core.deadlines import PORTION
+from aioice.core.demux import CHANNEL_MAX, CHANNEL_MIN
+from aioice.core.machine import Deliver
+from aioice.core.message import Method
+from aioice.core.peers import CHANNEL_COOL_DOWN, CHANNEL_LIFETIME, RETRY_REFUSED, PeerRefused
+from tests.core.allocation_scene import CHECK, PEER, RELAY, bound, ready
+
+
+class TestPermission:
+    def test_refreshed(self) -> None:
+        scene = ready()
+        scene.allocation.permit(scene.now, PEER[0])
+        scene.run(3600)
+        times = [round(seen.when - 100) for seen in scene.requests(Method.CREATE_PERMISSION)]
+        assert times == list(range(0, 3601, 240))
+
+    def test_refused(self) -> None:
+        # F38: 50 checks, one request, and the other peer goes on.
+        scene = ready()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 403}
+        scene.send(CHECK)
+        scene.settle()
+        (refused,) = scene.take(PeerRefused)
+        assert (refused.relay_link, refused.peer, refused.code) == (RELAY, PEER, 403)
+        assert refused.response.error_code == 403
+        for _ in range(50):
+            scene.send(CHECK)
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND"]
+        assert len(scene.take(PeerRefused)) == 50
+        scene.indicate()
+        assert scene.take(Deliver) == []
+        scene.server.refuse = {}
+        other = ("198.51.100.9", 1)
+        scene.send(CHECK, other)
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND"]
+        scene.run(RETRY_REFUSED + 1)
+        scene.seen.clear()
+        scene.send(CHECK)
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND"]
+
+    def test_refused_without_a_packet(self) -> None:
+        scene = ready()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 403}
+        scene.allocation.permit(scene.now, PEER[0])
+        scene.settle()
+        scene.allocation.permit(scene.now, PEER[0])
+        scene.settle()
+        assert [refused.peer for refused in scene.take(PeerRefused)] == [(PEER[0], 0)] * 2
+        assert scene.methods() == ["CREATE_PERMISSION"]
+
+    def test_other_family(self) -> None:
+        scene = ready()
+        scene.send(CHECK, ("2001:db8::5", 1))
+        assert scene.take(PeerRefused) == [PeerRefused(RELAY, ("2001:db8::5", 1), 443)]
+        assert scene.methods() == []
+
+    def test_unanswered(self) -> None:
+        scene = ready()
+        scene.server.silent = {Method.CREATE_PERMISSION}
+        scene.send(CHECK)
+        scene.run(40)
+        # The server is asked whether it still knows us.
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND"] + ["CREATE_PERMISSION"] * 6 + ["REFRESH"]
+        assert scene.peers._permissions == {}
+        scene.server.silent = set()
+        scene.send(CHECK)
+        scene.settle()
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "SEND"]
+
+    @pytest.mark.parametrize("code", [403, 500])
+    def test_refresh_is_refused_for_a_while(self, code: int) -> None:
+        scene = ready()
+        scene.allocation.permit(scene.now, PEER[0])
+        scene.run(230)
+        scene.server.refuse = {Method.CREATE_PERMISSION: code}
+        scene.run(40)
+        scene.indicate()
+        assert scene.take(PeerRefused) == []
+        assert len(scene.take(Deliver)) == 1
+        scene.run(60)
+        assert [refused.code for refused in scene.take(PeerRefused)] == [code]
+
+    def test_refresh_is_lost(self) -> None:
+        scene = ready()
+        scene.allocation.permit(scene.now, PEER[0])
+        scene.run(230)
+        scene.server.silent = {Method.CREATE_PERMISSION}
+        scene.run(60)
+        scene.server.silent = set()
+        scene.seen.clear()
+        scene.run(8)
+        assert scene.methods() == ["CREATE_PERMISSION"]
+        assert scene.peers._permissions[PEER[0]].until > scene.now + 280
+
+    def test_expired_permission_is_asked_for_at_once(self) -> None:
+        scene = ready()
+        scene.send(CHECK)
+        scene.settle()
+        permission = scene.peers._permissions[PEER[0]]
+        # The computer slept.
+        scene.now += 400
+        assert scene.now > permission.until
+        scene.seen.clear()
+        scene.send(CHECK)
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND"]
+
+    def test_server_without_create_permission(self) -> None:
+        scene = ready()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 400}
+        scene.send(CHECK)
+        scene.settle()
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "REFRESH", "CHANNEL_BIND", "channel"]
+        assert scene.take(PeerRefused) == []
+        scene.run(250)
+        scene.send(b"data")
+        assert scene.methods() == ["CREATE_PERMISSION", "REFRESH", "channel"]
+
+    def test_server_with_neither(self) -> None:
+        scene = ready()
+        scene.delay = 0.05
+        scene.server.refuse = {Method.CREATE_PERMISSION: 400, Method.CHANNEL_BIND: 400}
+        scene.send(CHECK)
+        scene.run(0.06)
+        scene.send(CHECK)
+        scene.run(1)
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "REFRESH", "CHANNEL_BIND", "SEND"]
+        assert [refused.code for refused in scene.take(PeerRefused)] == [400]
+        # A second host, and no number is left.
+        scene.peers._next_number = CHANNEL_MAX + 1
+        scene.send(CHECK, ("198.51.100.9", 1))
+        scene.run(1)
+        assert [refused.code for refused in scene.take(PeerRefused)] == [400]
+
+    def test_bind_that_comes_with_no_permission_is_lost(self) -> None:
+        scene = ready()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 400}
+        scene.server.silent = {Method.CHANNEL_BIND}
+        scene.send(CHECK)
+        scene.run(40)
+        assert scene.take(PeerRefused) == [PeerRefused(RELAY, PEER, 400)]
+
+    def test_many_are_renewed_in_portions(self) -> None:
+        scene = ready()
+        for number in range(200):
+            scene.allocation.permit(scene.now, f"10.0.0.{number}")
+        scene.settle()
+        scene.seen.clear()
+        scene.run(239.999)
+        assert scene.methods() == []
+        scene.now += 1
+        scene.allocation.handle_timeout(scene.now)
+        scene.drain()
+        assert len(scene.methods()) == PORTION
+        scene.allocation.handle_timeout(scene.now)
+        scene.drain()
+        assert scene.methods() == []
+        scene.run(1)
+        assert len(scene.methods()) == 200 - PORTION
+
+
+class TestChannel:
+    def test_bound_in_the_background(self) -> None:
+        scene = ready()
+        scene.delay = 0.05
+        scene.send(b"one")
+        assert scene.allocation.channel(scene.now, PEER) is None
+        assert scene.methods() == ["CREATE_PERMISSION", "CHANNEL_BIND", "SEND"]
+        for _ in range(200):
+            scene.send(b"more")
+        assert scene.methods() == ["SEND"] * 200
+        scene.run(0.06)
+        scene.send(b"two")
+        assert scene.methods() == ["channel"]
+        assert scene.allocation.channel(scene.now, PEER) == CHANNEL_MIN
+
+    def test_brings_the_permission_back(self) -> None:
+        scene = bound()
+        scene.send(b"data")
+        scene.run(200)
+        scene.server.silent = {Method.CREATE_PERMISSION}
+        scene.run(200)
+        scene.indicate()
+        assert scene.take(Deliver) == []
+        scene.run(101)
+        scene.indicate()
+        assert len(scene.take(Deliver)) == 1
+
+    def test_channel_data(self) -> None:
+        scene = bound()
+        scene.send(b"hello")
+        assert scene.seen[-1].data == b"\x40\x00\x00\x05hello"
+
+    def test_refresh_does_not_stall(self) -> None:
+        # F36: 200 packets at once when the refresh is due, one ChannelBind, all over the old channel.
+        scene = bound()
+        scene.now += 501
+        scene.delay = 0.1
+        for _ in range(200):
+            scene.send(b"data")
+        assert scene.methods() == ["CHANNEL_BIND"] + ["channel"] * 200
+        scene.run(0.2)
+        for _ in range(200):
+            scene.send(b"data")
+        methods = scene.methods()
+        assert methods.count("CHANNEL_BIND") == 0
+        assert methods.count("channel") == 200
+
+    @pytest.mark.parametrize("code", [403, None])
+    def test_failed_refresh_keeps_the_channel(self, code: int | None) -> None:
+        # F37
+        scene = bound()
+        scene.send(b"data")
+        if code is None:
+            scene.server.silent = {Method.CHANNEL_BIND}
+        else:
+            scene.server.refuse = {Method.CHANNEL_BIND: code}
+        scene.run(550)
+        assert len(scene.requests(Method.CHANNEL_BIND)) >= 1
+        scene.seen.clear()
+        scene.send(b"data")
+        assert scene.methods() == ["channel"]
+        scene.run(60)
+        scene.seen.clear()
+        scene.send(b"data")
+        assert "SEND" in scene.methods()
+        scene.server.refuse = {}
+        scene.server.silent = set()
+        scene.run(100)
+        scene.send(b"data")
+        scene.run(1)
+        scene.seen.clear()
+        scene.send(b"data")
+        # The same number for the same peer.
+        assert scene.seen[-1].data[:2] == b"\x40\x00"
+
+    def test_refused_binding_is_no_storm(self) -> None:
+        # F38
+        scene = ready()
+        scene.server.refuse = {Method.CHANNEL_BIND: 403}
+        for _ in range(50):
+            scene.send(b"data")
+            scene.settle()
+        methods = scene.methods()
+        assert methods.count("CHANNEL_BIND") == 1
+        assert methods.count("SEND") == 50
+        scene.run(RETRY_REFUSED + 1)
+        scene.send(b"data")
+        assert scene.methods()[-2:] == ["CHANNEL_BIND", "SEND"]
+
+    def test_idle_channel_is_let_go_and_its_number_used_again_after_the_cool_down(self) -> None:
+        scene = bound()
+        scene.run(CHANNEL_LIFETIME + CHANNEL_COOL_DOWN - 1)
+        assert len(scene.requests(Method.CHANNEL_BIND)) == 0
+        assert scene.peers._numbers
+        scene.run(2)
+        assert not scene.peers._numbers
+        assert not scene.peers._channels
+        scene.peers._next_number = CHANNEL_MAX + 1
+        other = ("198.51.100.9", 1)
+        scene.send(b"data", other)
+        scene.settle()
+        assert scene.allocation.channel(scene.now, other) == CHANNEL_MIN
+
+    def test_used_channel_is_kept(self) -> None:
+        scene = bound()
+        for _ in range(100):
+            scene.send(b"data")
+            scene.run(60)
+        times = [round(seen.when - 100, -1) for seen in scene.requests(Method.CHANNEL_BIND)]
+        assert times == [500 * number for number in range(1, 13)]
+        assert {seen.data[:2] for seen in scene.seen if seen.message is None} == {b"\x40\x00"}
+        assert scene.methods().count("channel") == 100
+
+    def test_receiving_keeps_a_channel(self) -> None:
+        scene = bound()
+        for _ in range(12):
+            scene.run(60)
+            scene.receive(b"\x40\x00\x00\x00")
+        assert len(scene.requests(Method.CHANNEL_BIND)) == 1
+
+    def test_idle_channel_wakes_up(self) -> None:
+        scene = bound()
+        scene.run(550)
+        scene.seen.clear()
+        scene.send(b"data")
+        assert scene.methods() == ["CHANNEL_BIND", "channel"]
+
+    def test_lapsed_channel_is_bound_again(self) -> None:
+        scene = bound()
+        scene.run(700)
+        scene.seen.clear()
+        scene.send(b"data")
+        scene.settle()
+        scene.send(b"data")
+        assert scene.methods() == ["CHANNEL_BIND", "SEND", "channel"]
+        assert scene.allocation.channel(scene.now, PEER) == CHANNEL_MIN
+
+    def test_all_numbers_are_different_and_beyond_them_indications_go_on(self) -> None:
+        scene = ready()
+        peers = [(f"10.0.{number >> 8}.{number & 255}", 5000) for number in range(4200)]
+        for peer in peers:
+            scene.send(b"data", peer)
+        scene.settle()
+        numbers = [scene.allocation.channel(scene.now, peer) for peer in peers]
+        assert numbers[:4096] == list(range(CHANNEL_MIN, CHANNEL_MAX + 1))
+        assert numbers[4096:] == [None] * 104
+        scene.seen.clear()
+        for peer in peers:
+            scene.send(b"data", peer)
+        assert scene.methods() == ["channel"] * 4096 + ["SEND"] * 104
+
+    @pytest.mark.parametrize(("wanted", "distance"), [(-5, 2), (0, 2), (5, 5), (1e9, 540)])
+    def test_absurd_refresh_times(self, wanted: float, distance: float) -> None:
+        scene = bound(channel_refresh_time=wanted)
+        for _ in range(700):
+            scene.send(b"data")
+            scene.run(1)
+        times = [seen.when for seen in scene.requests(Method.CHANNEL_BIND)]
+        assert times[0] - 100 == pytest.approx(distance, abs=1)
