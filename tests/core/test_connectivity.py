@@ -537,14 +537,6 @@ class TestTriggeredChecks:
         scene.wait(0.2 * TA)
         assert scene.asked[1:] == [triggered.peer[1], ordinary.peer[1]]
 
-    def test_a_burst_does_not_bring_the_pace_forward(self) -> None:
-        scene = Scene()
-        scene.checked()
-        scene.checker._next_check = scene.now + 5 * TA
-        scene.hear(peer=scene.pair().peer)
-        scene.pair()
-        assert scene.checker.poll_timeout() == scene.now + 5 * TA
-
     def test_one_for_each_request(self) -> None:
         scene = Scene()
         pair = scene.pair()

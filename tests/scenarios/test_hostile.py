@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from aioice.core.generation import MAX_EARLY_CHECKS, MAX_REMOTE_CANDIDATES
+from aioice.core.generation import MAX_EARLY_CHECKS, MAX_PEER_REFLEXIVE, MAX_REMOTE_CANDIDATES
 from aioice.core.message import Class, IntegrityKey, Message, Method, parse_message
 from aioice.sim import World
 from tests.scenarios.support import Address, Peer, Puppet, host_candidate, pair, puppeteer
@@ -312,7 +312,7 @@ class TestFloods:
         world.run(until=0.1)
         assert agent.agent.check_list == [] and agent.agent.remote_candidates == []
         agent.connect(puppet)
-        assert len(agent.agent.check_list) == MAX_EARLY_CHECKS
+        assert len(agent.agent.check_list) == MAX_PEER_REFLEXIVE
         assert agent.agent.check_list[0].peer[1] >= 1050
 
     def test_early_checks_of_another_session(self) -> None:
@@ -335,13 +335,40 @@ class TestFloods:
             source.answering = False
             world.at(0.5 + number / 1000, lambda s=source: s.check(agent))
         world.run(until=3)
-        assert len(agent.agent.check_list) == 100
-        assert len(agent.agent.remote_candidates) <= MAX_REMOTE_CANDIDATES
+        assert len(agent.agent.check_list) == MAX_PEER_REFLEXIVE
+        assert len(agent.agent.remote_candidates) == MAX_PEER_REFLEXIVE
         assert agent.routed == {1: puppet.address}
         assert len(agent.node.accepts) <= 256
         puppet.check(agent, nominate=True)
         world.run(until=4)
         assert agent.complete
+
+    def test_a_captured_check_from_many_ports(self) -> None:
+        """It takes no place from the real peer: its candidates are paired and its data is delivered."""
+        world, agent, puppet = puppeteer(connect=False)
+        host = world.host("192.0.2.7")
+        for number in range(400):
+            source = Puppet(host, port=1000 + number)
+            source.answering = False
+            source.check(agent)
+        world.run(until=0.2)
+        agent.add(f"1 1 udp 2130706431 {puppet.address[0]} {puppet.address[1]} typ host")
+        agent.connect(puppet)
+        puppet.check(agent, nominate=True)
+        world.run(until=1)
+        assert agent.complete and agent.routed == {1: puppet.address}
+        puppet.send(agent, b"data")
+        world.run(until=2)
+        assert agent.received() == [b"data"]
+
+    def test_requests_in_flight(self) -> None:
+        """An authentic peer that repeats its check and answers none of ours: few of them are remembered."""
+        world, agent, puppet = puppeteer()
+        puppet.answering = False
+        for number in range(2000):
+            world.at(number * 0.006, lambda: puppet.check(agent))
+        world.run(until=12)
+        assert len(agent.agent._checker._requests) <= 5
 
     def test_one_pair_is_not_checked_faster_than_ta(self) -> None:
         """A peer that checks a thousand times a second without answering."""

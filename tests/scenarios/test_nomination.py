@@ -256,8 +256,8 @@ class AggressiveChecker(Checker):
 
     __slots__ = ()
 
-    def _request(self, now: float, generation: Any, pair: Any, use_candidate: bool, timeout: float | None) -> Any:
-        return super()._request(now, generation, pair, self.controlling, timeout)
+    def _request(self, now: float, generation: Any, pair: Any, use_candidate: bool, *args: Any, **named: Any) -> Any:
+        return super()._request(now, generation, pair, self.controlling, *args, **named)
 
 
 class Aggressive(Peer):

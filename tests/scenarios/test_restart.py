@@ -129,6 +129,15 @@ class TestRestart:
         p.until_complete()
         p.talk()
 
+    def test_the_old_pair_dies_and_nobody_connects(self) -> None:
+        """No zombie: the session ends a transaction's time-out after the data has."""
+        p = connected()
+        p.world.drop(lambda packet: True)
+        p.left.restart()
+        p.world.run(until=100)
+        ((ended, reason),) = p.left.closed
+        assert 69.5 <= ended <= 76.5 and "not followed by connect()" in reason
+
     def test_the_new_generation_fails(self) -> None:
         """No pair is found; the old one still carries data."""
         p = connected()
@@ -154,7 +163,7 @@ class TestRestart:
         """Data is still taken from the address that the new generation uses, no longer from another."""
         p = connected()
         link = next(iter(p.left.node.links))
-        p.left.agent._accept(link, ("192.0.2.99", 9), 1)
+        p.left.agent._accept(link, ("192.0.2.99", 9), 1, proven=False)
         p.restart()
         p.until_complete()
         revoked = [out for _, out in p.left.node.outputs if isinstance(out, Revoke)]

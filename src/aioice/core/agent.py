@@ -27,11 +27,11 @@ from .connectivity import (
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
-from .generation import MAX_REMOTE_CANDIDATES, Generation
+from .generation import Generation
 from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
-from .sending import DoubtsChanged, Sending, SendingEnded
+from .sending import DoubtsChanged, Sending, SendingEnded, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,6 +88,7 @@ class Agent:
         "_state",
         "_changed",
         "_closed",
+        "_abandon_at",
         "_done_told",
         "_generation",
     )
@@ -120,12 +121,15 @@ class Agent:
         #: Components that nobody has begun to gather for.
         self._ungathered = list(range(1, config.components + 1))
         self._end_told = False
-        self._accepted: list[tuple[int, Address]] = []
+        #: Where data is taken from, and whether it has answered us.
+        self._accepted: dict[tuple[int, Address], bool] = {}
         #: Those of them that have not been heard since the restart.
         self._stale: list[tuple[int, Address]] = []
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
+        #: When a restart is given up whose old pair is dead and that is not followed by :meth:`connect`.
+        self._abandon_at: float | None = None
         self._closed = False
         self._done_told = False
         self._generation = self._new_generation(local_username, local_password)
@@ -236,7 +240,7 @@ class Agent:
         self._drain_children(now)
 
     def _add_remote(self, now: float, generation: Generation, candidate: Candidate) -> None:
-        if len(generation.remote_candidates) >= MAX_REMOTE_CANDIDATES:
+        if not generation.has_room(candidate.type):
             self.drops["too many remote candidates"] += 1
         elif candidate.transport.lower() != "udp":
             generation.remote_candidates.append(candidate)  # kept for the application to see; never paired
@@ -282,6 +286,12 @@ class Agent:
 
     # -------------------------------------------------------------------------------------------------- verbs: session
 
+    @property
+    def _patience(self) -> float:
+        """RFC 8863 §4."""
+        patience = self._config.patience
+        return self._tunables.transaction_timeout if patience is None else patience
+
     def connect(self, now: float, remote_username: str, remote_password: str, remote_is_lite: bool = False) -> None:
         """Start the checks; the state tells how they end."""
         generation = self._generation
@@ -295,8 +305,8 @@ class Agent:
             self.drops["candidate of another session"] += foreign
         generation.remote_is_lite = remote_is_lite
         generation.checking = True
-        patience = self._config.patience
-        generation.patience_ends = now + (self._tunables.transaction_timeout if patience is None else patience)
+        generation.patience_ends = now + self._patience
+        self._abandon_at = None
         generation.patience_over = False
         for pair in [pair for pair in generation.checks.pairs if pair.base.link not in self._bases]:
             generation.checks.remove(pair)
@@ -314,14 +324,14 @@ class Agent:
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
-        self._stale = self._accepted[:]
+        self._stale = list(self._accepted)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
         if self._closed:
             return
         self._sending.force(component, link, remote)
-        self._accept(link, (remote.address, remote.port), component)
+        self._accept(link, (remote.address, remote.port), component, proven=True)
         self._drain_children(now)
         if self._state is ConnectionState.NEW and self._sending.forced.keys() >= set(self._generation.components):
             self._set_state(ConnectionState.COMPLETED)
@@ -446,10 +456,11 @@ class Agent:
             return
         self._local_candidates[:] = [c for c in self._local_candidates if c is not base.candidate]
         self._checker.base_lost(lost.link)
-        for generation in self._checker.generations:
-            for pair in [pair for pair in generation.checks.pairs if pair.base is base]:
-                generation.checks.fail(pair, f"local socket lost: {lost.detail}")
-                self._dead(now, Dead(generation, pair))
+        lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
+        for generation, pair in lost_pairs:
+            generation.checks.fail(pair, f"local socket lost: {lost.detail}")
+        for generation, pair in lost_pairs:
+            self._dead(now, Dead(generation, pair))
         if any(link == lost.link for link, _ in self._sending.forced.values()):
             self.close(now, f"local socket lost: {lost.detail}")
 
@@ -477,21 +488,31 @@ class Agent:
         self._checker.refused_by_relay(now, refused.link, refused.peer, why)
 
     def _heard(self, now: float, heard: Heard) -> None:
-        self._accept(heard.base.link, heard.peer, heard.base.candidate.component)
+        self._accept(heard.base.link, heard.peer, heard.base.candidate.component, proven=False)
 
-    def _accept(self, link: int, peer: Address, component: int) -> None:
+    def _accept(self, link: int, peer: Address, component: int, *, proven: bool) -> None:
+        """Take data from there: ``proven`` if it has answered us; a check that was only heard may be a repeated one."""
         source = (link, peer)
-        if source not in self._accepted and len(self._accepted) < MAX_ACCEPTED:
-            self._accepted.append(source)
-            self._outputs.append(Accept(link, peer, component))
-        elif source in self._stale:
+        if source in self._stale:
             self._stale.remove(source)
+        if source in self._accepted:
+            self._accepted[source] = self._accepted[source] or proven
+            return
+        if len(self._accepted) >= MAX_ACCEPTED:
+            heard = next((source for source, answered in self._accepted.items() if not answered), None)
+            if not proven or heard is None:
+                self.drops["too many sources"] += 1
+                return
+            del self._accepted[heard]
+            self._outputs.append(Revoke(*heard))
+        self._accepted[source] = proven
+        self._outputs.append(Accept(link, peer, component))
 
     def _revoke_stale(self) -> None:
         """The restart is over: who was heard only before it is no longer welcome."""
         for link, peer in self._stale:
             if (link, peer) not in self._sending.forced.values():
-                self._accepted.remove((link, peer))
+                self._accepted.pop((link, peer), None)
                 self._outputs.append(Revoke(link, peer))
         self._stale = []
 
@@ -501,7 +522,7 @@ class Agent:
     def _valid(self, now: float, valid: Valid) -> None:
         generation, pair = valid.generation, valid.pair
         pair.local = self._local_at(pair, valid)
-        self._accept(pair.base.link, pair.peer, pair.component)
+        self._accept(pair.base.link, pair.peer, pair.component, proven=True)
         if generation.selection.valid(now, pair) and pair.component not in self._sending.uses:
             self._send_on(now, generation, pair)
         self._changed = True
@@ -574,8 +595,17 @@ class Agent:
 
     def _sending_ended(self, now: float, ended: SendingEnded) -> None:
         """The end of the connection, unless a restart is under way."""
-        if ended.generation is self._generation:
+        generation = self._generation
+        if ended.generation is generation:
             self.close(now, ended.reason)
+            return
+        generation.interrupted = True
+        if not generation.checking:
+            self._set_state(ConnectionState.DISCONNECTED, ended.reason)
+            self._abandon_at = now + self._patience
+
+    def _silent(self, now: float, silent: Silent) -> None:
+        self._checker.give_up(now, silent.generation, silent.pair, silent.reason)
 
     def _consent_answered(self, now: float, answer: ConsentAnswered) -> None:
         self._sending.answered(now, answer.pair, answer.transaction_id)
@@ -596,7 +626,7 @@ class Agent:
         self._checker.go_on(now)
         if self.controlling:
             for pair in generation.selection.to_nominate(now, generation.checks, generation.components):
-                self._checker.nominate(now, generation, pair)
+                self._checker.nominate(now, generation, pair, alone=generation.checks.succeeded(pair.component) == 1)
         if generation.connected:
             complete = generation.complete
             if self._sending.doubted:
@@ -637,6 +667,8 @@ class Agent:
             for use, consent in self._sending.to_ask(now):
                 timeout = consent.time_to_answer
                 consent.asked(now, self._checker.ask_consent(now, use.generation, use.pair, timeout))
+            if self._abandon_at is not None and now >= self._abandon_at:
+                self.close(now, "the restart was not followed by connect()")
             if generation.checking:
                 if not generation.patience_over and now >= generation.patience_ends:
                     generation.patience_over = self._changed = True
@@ -653,7 +685,7 @@ class Agent:
         if self._closed:
             return earliest
         generation = self._generation
-        times = [self._checker.poll_timeout(), self._sending.poll_timeout()]
+        times = [self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at]
         if generation.checking:
             times.append(generation.selection.poll_timeout())
             if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
@@ -681,4 +713,5 @@ class Agent:
         ConsentRefused: _consent_refused,
         SendingEnded: _sending_ended,
         DoubtsChanged: _doubts_changed,
+        Silent: _silent,
     }

@@ -64,6 +64,7 @@ class Pair:
         "sent_at",
         "rtt",
         "conflicts",
+        "cancelled",
         "why_failed",
     )
 
@@ -84,6 +85,8 @@ class Pair:
         self.rtt: float | None = None
         #: Role conflicts answered to checks of this pair.
         self.conflicts = 0
+        #: Checks whose place a later one took, and whose answers still count.
+        self.cancelled: tuple[Request, ...] = ()
         self.why_failed = ""
         self.priority = 0
         self.prioritize(controlling)
@@ -193,10 +196,15 @@ class CheckList:
         self._controlling = controlling
         for pair in self.pairs:
             pair.prioritize(controlling)
+            pair.use_candidate = False
         self.pairs.sort(key=order)
 
     def of_component(self, component: int) -> list[Pair]:
         return [pair for pair in self.pairs if pair.component == component]
+
+    def succeeded(self, component: int) -> int:
+        """The number of the component's valid pairs."""
+        return sum(pair.state is PairState.SUCCEEDED for pair in self.pairs if pair.component == component)
 
     def unanswered(self, component: int) -> bool:
         """Whether a pair of the component may still become valid."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .candidate import Candidate, candidate_priority
 from .checklist import PairState
-from .generation import MAX_REMOTE_CANDIDATES, EarlyCheck, Generation
+from .generation import EarlyCheck, Generation
 from .machine import Transmit
 from .message import Class, Method, binding_request, binding_response, parse_message
 from .record import Record
@@ -31,6 +31,12 @@ ICE_CONTROLLED = 0x8029
 ICE_CONTROLLING = 0x802A
 #: A pair whose checks draw a role conflict this often is given up: two honest agents need one (RFC 8445 §7.2.5.1).
 MAX_CONFLICTS = 3
+#: Cancelled checks of a pair whose answers are still waited for (RFC 8445 §7.3.1.4); a peer that repeats itself makes
+#: more.
+MAX_CANCELLED = 4
+#: Retransmissions of a nomination while another valid pair could be nominated instead: 3.5 s at the RTO of RFC 8445
+#: §14.3.
+NOMINATION_RETRANSMISSIONS = 2
 
 
 class Check(Record):
@@ -161,10 +167,13 @@ class Checker:
         """The check list has got more pairs."""
         self._pace(now)
 
-    def nominate(self, now: float, generation: Generation, pair: Pair) -> None:
-        """Repeat the check of a valid pair with USE-CANDIDATE, at once (RFC 8445 §8.1.1)."""
+    def nominate(self, now: float, generation: Generation, pair: Pair, *, alone: bool = True) -> None:
+        """Repeat the check of a valid pair with USE-CANDIDATE, at once (RFC 8445 §8.1.1).
+
+        Unless it is ``alone``, it is given up soon: another pair can be nominated.
+        """
         pair.use_candidate = True
-        self._send_check(now, generation, pair)
+        self._send_check(now, generation, pair, None if alone else NOMINATION_RETRANSMISSIONS)
 
     def ask_consent(self, now: float, generation: Generation, pair: Pair, timeout: float) -> bytes:
         """One request, never repeated (RFC 7675 §5.1); returns its transaction id.
@@ -211,6 +220,11 @@ class Checker:
             if pair is not None and pair.state is PairState.IN_PROGRESS:
                 self._fail(now, generation, pair, str(reason))
 
+    def give_up(self, now: float, generation: Generation, pair: Pair, why: str) -> None:
+        """The agent has found the pair to be dead."""
+        if pair.state is not PairState.FAILED:
+            self._fail(now, generation, pair, why)
+
     def refused_by_relay(self, now: float, link: int, peer: Address, why: str) -> None:
         for generation in self.generations:
             pair = generation.checks.find(link, peer)
@@ -240,16 +254,28 @@ class Checker:
         self._send_check(now, generation, pair)
         self._next_check = max(self._next_check, now + self._ta)
 
-    def _send_check(self, now: float, generation: Generation, pair: Pair) -> None:
+    def _send_check(self, now: float, generation: Generation, pair: Pair, retransmissions: int | None = None) -> None:
         if pair.request is not None:
             pair.request.stop()
+            pair.cancelled += (pair.request,)
+            for request in pair.cancelled[:-MAX_CANCELLED]:
+                self._requests.end(request)
+            pair.cancelled = pair.cancelled[-MAX_CANCELLED:]
         if pair.state is PairState.WAITING:
             generation.checks.set(pair, PairState.IN_PROGRESS)
         pair.sent_at = now
-        pair.request = self._request(now, generation, pair, self.controlling and pair.use_candidate, None)
+        pair.request = self._request(
+            now, generation, pair, self.controlling and pair.use_candidate, retransmissions=retransmissions
+        )
 
     def _request(
-        self, now: float, generation: Generation, pair: Pair, use_candidate: bool, consent_timeout: float | None
+        self,
+        now: float,
+        generation: Generation,
+        pair: Pair,
+        use_candidate: bool,
+        consent_timeout: float | None = None,
+        retransmissions: int | None = None,
     ) -> Request:
         transaction_id = self._random(12)
         priority = candidate_priority(pair.component, "prflx", pair.base.preference)
@@ -267,7 +293,15 @@ class Checker:
         rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
         self._outputs.append(Transmit(pair.base.link, pair.peer, data))
         return self._requests.start(
-            now, transaction_id, data, pair.base.link, pair.peer, check, rto=rto, timeout=consent_timeout
+            now,
+            transaction_id,
+            data,
+            pair.base.link,
+            pair.peer,
+            check,
+            rto=rto,
+            timeout=consent_timeout,
+            retransmissions=retransmissions,
         )
 
     # ---------------------------------------------------------------------------------------------- what the peer sends
@@ -328,10 +362,9 @@ class Checker:
 
     def _succeeded(self, now: float, check: Check, request: Request, mapped: Address) -> None:
         generation, pair = check.generation, check.pair
-        if pair.state is PairState.FAILED:
-            return
         generation.checks.untrigger(pair)
-        if pair.state is PairState.FROZEN:  # anew, by another ``connect`` after a failure
+        if pair.state in (PairState.FROZEN, PairState.FAILED):
+            # By another ``connect`` after a failure, or by an ICMP error that anybody may forge (§7.2.5.2.2).
             generation.checks.set(pair, PairState.WAITING)
         if pair.state is PairState.WAITING:  # its check was cancelled, but not its answer (RFC 8445 §7.3.1.4)
             generation.checks.set(pair, PairState.IN_PROGRESS)
@@ -477,8 +510,8 @@ class Checker:
             return None
         remote = generation.find_remote(component, peer)
         if remote is None:
-            if len(generation.remote_candidates) >= MAX_REMOTE_CANDIDATES:
-                self.drops["too many remote candidates"] += 1
+            if not generation.has_room("prflx"):
+                self.drops["too many peer-reflexive candidates"] += 1
                 return None
             remote = Candidate(
                 foundation=self._random(8).hex(),

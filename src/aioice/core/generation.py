@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 #: Checks kept until the remote credentials are known; as many as pairs (RFC 8445 §6.1.2.5), the oldest goes first.
 MAX_EARLY_CHECKS = 100
-#: Remote candidates kept, signalled and peer-reflexive ones alike.
+#: Remote candidates kept that were signalled.
 MAX_REMOTE_CANDIDATES = 256
+#: Remote candidates kept that were only seen: half of the check list, the other half is for those that were signalled.
+MAX_PEER_REFLEXIVE = 50
 
 
 class EarlyCheck(Record):
@@ -107,6 +109,13 @@ class Generation:
             self.checks.remove(pair)
         self.resolving = {query: c for query, c in self.resolving.items() if c not in foreign}
         return len(foreign)
+
+    def has_room(self, kind: str) -> bool:
+        """Whether one more remote candidate of this type may be kept."""
+        seen = sum(candidate.type == "prflx" for candidate in self.remote_candidates)
+        if kind == "prflx":
+            return seen < MAX_PEER_REFLEXIVE
+        return len(self.remote_candidates) - seen < MAX_REMOTE_CANDIDATES
 
     def find_remote(self, component: int, peer: Address, but: Candidate | None = None) -> Candidate | None:
         """The candidate of this component at this address; components may share one (RFC 8445 §7.3.1.3)."""

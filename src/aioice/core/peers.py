@@ -251,7 +251,8 @@ class Peers:
         for item in self._deadlines.take(now):
             if isinstance(item, Channel):
                 self._channel_due(now, item)
-            elif isinstance(item, Permission):
+            else:
+                assert isinstance(item, Permission)
                 self._permission_due(now, item)
 
     def poll_output(self) -> Ask | Frame | Indicate | Suspect | PeerRefused | Deliver | None:

@@ -36,6 +36,14 @@ class DoubtsChanged(Record):
     component: int
 
 
+class Silent(Record):
+    """The peer does not answer on a pair that is not nominated: another may do."""
+
+    generation: Generation
+    pair: Pair
+    reason: str
+
+
 class Use:
     """A pair that carries data."""
 
@@ -96,11 +104,15 @@ class Sending:
         self._outputs.append(Unroute(component))
 
     def end(self, component: int, reason: str) -> None:
-        """RFC 7675 §5.1: nothing more may be sent on this pair."""
+        """There is no pair for the component any more."""
         generation = self.uses[component].generation
         self.pause(component)
-        self._outputs.append(Notify(ConsentExpired(component, reason)))
         self._outputs.append(SendingEnded(generation, component, reason))
+
+    def _revoke(self, component: int, reason: str) -> None:
+        """RFC 7675 §5.1: nothing more may be sent on this pair."""
+        self._outputs.append(Notify(ConsentExpired(component, reason)))
+        self.end(component, reason)
 
     def close(self) -> None:
         for component in sorted(self.uses.keys() | self.forced.keys()):
@@ -126,7 +138,7 @@ class Sending:
         """RFC 7675 §5.2."""
         use = self.uses.get(pair.component)
         if use is not None and use.pair is pair:
-            self.end(pair.component, "the peer revoked its consent")
+            self._revoke(pair.component, "the peer revoked its consent")
 
     def to_ask(self, now: float) -> list[tuple[Use, Consent]]:
         """The pairs whose peers are to be asked now; those who have not answered for too long are left."""
@@ -137,7 +149,11 @@ class Sending:
                 continue
             if consent.expired(now):
                 silence = now - consent.last_answer
-                self.end(component, f"consent expired: no answer from the peer for {silence:.1f} s")
+                reason = f"consent expired: no answer from the peer for {silence:.1f} s"
+                if use.pair.nominated:
+                    self._revoke(component, reason)
+                else:
+                    self._outputs.append(Silent(use.generation, use.pair, reason))
                 continue
             if consent.due(now):
                 asking.append((use, consent))
