@@ -7,7 +7,7 @@ import errno
 import itertools
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +16,14 @@ from weakref import WeakSet
 from . import stun
 from .core.address import canonical_host
 from .core.agent import Agent, AgentConfig
-from .core.candidate import Candidate, candidate_foundation, candidate_priority, is_mdns_hostname, pair_priority
+from .core.candidate import (
+    Candidate,
+    candidate_foundation,
+    candidate_priority,
+    is_mdns_hostname,
+    pair_priority,
+    stands_on,
+)
 from .core.events import (
     ConnectionClosed,
     ConnectionEvent,
@@ -26,7 +33,7 @@ from .core.events import (
     SelectedPair,
     StateChanged,
 )
-from .core.gathering import Found, Gathered, StunServer, TurnServer
+from .core.gathering import BaseLost, Found, Gathered, StunServer, TurnServer
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
 from .net.driver import Driver
@@ -205,6 +212,7 @@ class Connection:
         "_agent",
         "_driver",
         "_nominated",
+        "_was_connected",
         "_protocols",
         "_local_candidates",
         "_remote_candidates_end",
@@ -294,6 +302,7 @@ class Connection:
         self._driver: Driver | None = None
         #: The pair in use of each component; there from the first valid pair on, replaced by the nominated one.
         self._nominated: dict[int, CandidatePair] = {}
+        self._was_connected = False
         self._protocols: list[StunProtocol] = []
         self._local_candidates: list[Candidate] = []
         self._remote_candidates_end = False
@@ -306,7 +315,8 @@ class Connection:
         self._closed = False
         self._close_told = False
         self._failure = ""
-        self._dropped = 0
+        #: By the protocols that are gone.
+        self._dropped: dict[str, int] = {}
         self._state_waiters: list[asyncio.Future[None]] = []
         self._event_waiters: list[asyncio.Future[ConnectionEvent]] = []
         self._event_queues: WeakSet[_EventQueue] | None = None
@@ -353,12 +363,13 @@ class Connection:
     @property
     def dropped(self) -> dict[str, int]:
         """Datagrams that were dropped, by reason."""
-        drops = dict(self._agent.drops)
-        if self._dropped:
-            drops["data of a stranger"] = self._dropped
+        drops = Counter(self._agent.drops)
+        drops.update(self._dropped)
+        for protocol in self._protocols:
+            drops.update(protocol.dropped)
         if self._queue.dropped:
             drops["receive queue full"] = self._queue.dropped
-        return drops
+        return dict(drops)
 
     # -------------------------------------------------------------------------------------------------------- gathering
 
@@ -366,8 +377,7 @@ class Connection:
         """Gather local candidates; they are in :attr:`local_candidates`, and told as events when they are found.
 
         Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
-        it for about a second;
-        what is found later still becomes a candidate. A second call waits for the first.
+        it for about a second; what is found later still becomes a candidate. A second call waits for the first.
 
         :raises ConnectionError: when the connection is closed.
         """
@@ -400,6 +410,7 @@ class Connection:
 
     async def _gather(self) -> None:
         driver = self._running_driver()
+        driver.do(self._read_attributes)
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
             addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
@@ -430,6 +441,8 @@ class Connection:
         if self._closed:
             return []
         driver = self._running_driver()
+        if not self._gather_started:
+            driver.do(self._read_attributes)
         gathered = self._gathered[component] = driver.loop.create_future()
         driver.do(self._agent.gather, component, addresses, timeout)
         await gathered
@@ -440,19 +453,28 @@ class Connection:
         driver = self._running_driver()
         for protocol in self._protocols:
             if protocol.link is None:
-                protocol.link = driver.do(self._agent.adopt, protocol.local_candidate)
-                driver.adopt(protocol.link, protocol.transport)
+                driver.do(self._adopt, protocol)
+
+    def _adopt(self, now: float, protocol: StunProtocol) -> None:
+        """The driver has the transport before the first check is to leave through it."""
+        protocol.link = self._agent.adopt(now, protocol.local_candidate)
+        self._running_driver().adopt(protocol.link, protocol.transport)
 
     def _close_unadopted(self) -> None:
         for protocol in self._protocols:
             if protocol.link is None:
                 protocol.transport.close()
+            self._keep_drops(protocol)
         self._protocols.clear()
+
+    def _keep_drops(self, protocol: StunProtocol) -> None:
+        """The protocol goes."""
+        for why, number in protocol.dropped.items():
+            self._dropped[why] = self._dropped.get(why, 0) + number
 
     def get_default_candidate(self, component: int) -> Candidate | None:
         """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one
-        if there is
-        one (RFC 8839 §4.2.1.2), or None.
+        if there is one (RFC 8839 §4.2.1.2), or None.
         """
         candidates = [candidate for candidate in self._local_candidates if candidate.component == component]
         return min(candidates, key=lambda candidate: candidate.priority, default=None)
@@ -463,8 +485,7 @@ class Connection:
         """Add a remote candidate, or None for the end of them (RFC 8838 §14); never waits for the network.
 
         More may be added while :meth:`connect` runs, which fails only after the end. The candidate is copied. One that
-        cannot be used is
-        ignored, with a line in the log; so are candidates after :meth:`close`.
+        cannot be used is ignored, with a line in the log; so are candidates after :meth:`close`.
 
         :raises ValueError: after the end of candidates.
         """
@@ -484,7 +505,8 @@ class Connection:
             if not is_mdns_hostname(candidate.host):
                 candidate.address = canonical_host(candidate.host)
         except ValueError as exc:
-            logger.info("%s Remote candidate ignored: %s", self, exc)
+            logger.info("%s Remote candidate ignored", self)
+            logger.debug("%s It cannot be used: %s", self, exc)
             return
         self._do(self._agent.add_remote_candidate, candidate)
 
@@ -494,11 +516,10 @@ class Connection:
         """Check pairs of candidates until every component has one that may carry data (RFC 8445 §12.1).
 
         Returns before the nomination, which goes on and may still replace the pair. Failure is declared after the end
-        of the remote
-        candidates, and not before a transaction's time-out has passed (RFC 8863 §4).
+        of the remote candidates, and not before a transaction's time-out has passed (RFC 8863 §4).
 
-        :raises ConnectionError: when gathering has not been started, credentials are missing, no pair works or the
-            connection is closed.
+        :raises ConnectionError: when gathering has not been started, credentials are missing, no pair works, both
+            agents are lite or the connection is closed.
         """
         if self._closed:
             raise ConnectionError("Cannot connect, the connection is closed")
@@ -506,6 +527,10 @@ class Connection:
             raise ConnectionError("Local candidates gathering was not performed")
         if self.remote_username is None or self.remote_password is None:
             raise ConnectionError("Remote username or password is missing")
+        if self._config.lite and self.remote_is_lite:
+            if self.state in _LIVE:
+                return
+            raise ConnectionError("Neither agent sends checks, both are lite: name the pair by set_selected_pair()")
         driver = self._running_driver()
         self._adopt_protocols()
         self._failure = ""
@@ -525,8 +550,8 @@ class Connection:
         """Start a new generation (RFC 8445 §9).
 
         The local credentials are new, random ones if not given. Signal them, set the peer's new ones, add its
-        candidates and their end anew,
-        and call :meth:`connect` again. The old pair carries data until a pair of the new generation is selected.
+        candidates and their end anew, and call :meth:`connect` again. The old pair carries data until a pair of the
+        new generation is selected.
 
         :raises ConnectionError: when the connection is closed.
         """
@@ -538,12 +563,13 @@ class Connection:
         self._local_username, self._local_password = username, password
         self.remote_username = self.remote_password = None
         self._remote_candidates_end = False
-        self._do(self._agent.restart, username, password)
+        # A subclass may have others in their place.
+        self._do(self._agent.restart, self.local_username, self.local_password)
 
     def set_selected_pair(self, component: int, local_foundation: str, remote_foundation: str) -> None:
         """Use this pair without any check, for a peer that does not speak ICE.
 
-        :raises ValueError: when there are no candidates with these foundations.
+        :raises ValueError: when there are no candidates with these foundations, or the two cannot be a pair.
         """
         protocol = next(
             (
@@ -554,17 +580,15 @@ class Connection:
             ),
             None,
         )
-        remote = next(
-            (
-                c
-                for c in self._agent.remote_candidates
-                if c.component == component and c.foundation == remote_foundation
-            ),
-            None,
-        )
-        if protocol is None or remote is None:
+        remotes = [
+            c for c in self._agent.remote_candidates if c.component == component and c.foundation == remote_foundation
+        ]
+        if protocol is None or not remotes:
             side = "local" if protocol is None else "remote"
             raise ValueError(f"Component {component} has no {side} candidate with this foundation")
+        remote = next((remote for remote in remotes if protocol.local_candidate.can_pair_with(remote)), None)
+        if remote is None:
+            raise ValueError(f"This pair of component {component} cannot be used: {_why_unusable(remotes[0])}")
         self._adopt_protocols()
         self._do(self._agent.select, component, protocol.link, remote)
 
@@ -603,7 +627,11 @@ class Connection:
 
         :raises ConnectionError: as :meth:`recv`.
         """
-        if not self._nominated and not self._closed:
+        item = self._queue.get_nowait()
+        if item is not None:
+            return item
+        connected = self._nominated or (self._was_connected and self.state is not ConnectionState.FAILED)
+        if not (connected or self._closed):
             raise ConnectionError("Cannot receive data, not connected")
         return await self._queue.get()
 
@@ -654,8 +682,7 @@ class Connection:
         """All events from now on, in order, the last being :class:`ConnectionClosed`.
 
         :class:`LocalCandidate` as candidates are found, :class:`StateChanged`, :class:`SelectedPair`,
-        :class:`ConsentExpired`. A reader
-        that is more than 1024 behind loses the oldest.
+        :class:`ConsentExpired`. A reader that is more than 1024 behind loses the oldest.
         """
         queue = _EventQueue()
         if self._closed:
@@ -671,9 +698,6 @@ class Connection:
     def data_received(self, data: bytes, component: int) -> None:
         """Application data came from an address that may send it."""
         self._queue.put(data, component)
-
-    def _data_dropped(self) -> None:
-        self._dropped += 1
 
     def _stun_received(self, link: int, peer: Address, data: bytes) -> None:
         if self._driver is not None:
@@ -693,16 +717,20 @@ class Connection:
         if self._driver is None:
             loop = asyncio.get_running_loop()
             host = AsyncioHost(loop, ssl_context=self._ssl_context, resolver=_resolve_mdns)
-            servers = (self.stun_server, self.turn_server)
-            self._agent.set_servers(
-                0.0,
-                StunServer(*servers[0]) if servers[0] else None,
-                TurnServer(*servers[1], self.turn_transport, self.turn_ssl, self.turn_username, self.turn_password)
-                if servers[1]
-                else None,
-            )
             self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
         return self._driver
+
+    def _read_attributes(self, now: float) -> None:
+        """Servers may be set, and credentials overridden by a subclass, until gathering starts."""
+        stun_server, turn_server = self.stun_server, self.turn_server
+        self._agent.set_servers(
+            now,
+            StunServer(*stun_server) if stun_server else None,
+            TurnServer(*turn_server, self.turn_transport, self.turn_ssl, self.turn_username, self.turn_password)
+            if turn_server
+            else None,
+        )
+        self._agent.set_local_credentials(now, self.local_username, self.local_password)
 
     def _do(self, verb: Any, *args: Any) -> None:
         """A verb, also before there is a loop to run the agent on."""
@@ -733,6 +761,7 @@ class Connection:
         protocol = self._protocol_of(route.link)
         if protocol is not None:
             self._nominated[route.component] = CandidatePair(protocol, route.remote)
+            self._was_connected = True
 
     def _unroute(self, unroute: Unroute) -> None:
         self._nominated.pop(unroute.component, None)
@@ -767,6 +796,8 @@ class Connection:
                 gathered.set_result(None)
         elif isinstance(event, Found):
             self._base_found(event)
+        elif isinstance(event, BaseLost):
+            self._base_lost(event)
 
     def _handle_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, LocalCandidate):
@@ -775,7 +806,9 @@ class Connection:
                 self._local_candidates.append(event.candidate)
         elif isinstance(event, StateChanged):
             self._failure = event.reason
-            logger.info("%s %s%s", self, event.state, f": {event.reason}" if event.reason else "")
+            logger.info("%s %s", self, event.state)
+            if event.reason:
+                logger.debug("%s %s: %s", self, event.state, event.reason)
             for waiter in self._state_waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -801,6 +834,14 @@ class Connection:
             protocol.local_candidate = found.base.candidate
             if protocol not in self._protocols:
                 self._protocols.append(protocol)
+
+    def _base_lost(self, lost: BaseLost) -> None:
+        """A socket or a relay has ended by itself: its candidates are no more."""
+        for protocol in [protocol for protocol in self._protocols if protocol.link == lost.link]:
+            base = protocol.local_candidate
+            self._local_candidates = [c for c in self._local_candidates if not stands_on(c, base)]
+            self._keep_drops(protocol)
+            self._protocols.remove(protocol)
 
     def _ended(self, reason: str, *, discard: bool) -> None:
         """The agent has closed: by :meth:`close`, or because the connection was lost."""
@@ -871,6 +912,15 @@ def _shared_tunables(*values: float) -> Tunables:
 def _tunables() -> Tunables:
     """What programs may have changed in the modules; one object for all connections."""
     return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+
+
+def _why_unusable(remote: Candidate) -> str:
+    """Why no local candidate, or not the one that was asked for, can be paired with this one."""
+    if str(remote.transport).lower() != "udp":
+        return "the remote candidate is not of UDP"
+    if is_mdns_hostname(remote.address):
+        return "the name of the remote candidate is not resolved"
+    return "the two addresses do not go together"
 
 
 async def _resolve_mdns(name: str) -> tuple[str, ...]:

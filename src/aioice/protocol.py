@@ -21,8 +21,7 @@ class StunProtocol(asyncio.DatagramProtocol):
     """The protocol of one local base: our socket, a relay's transport, or an endpoint that the application opened.
 
     Programs that open their own endpoint set :attr:`local_candidate` and append the protocol to
-    ``connection._protocols``. It also works
-    as a plain STUN client: see :meth:`request`.
+    ``connection._protocols``. It also works as a plain STUN client, whose receiver may be anything: see :meth:`request`.
     """
 
     #: The host or relayed candidate that stands for the transport.
@@ -37,11 +36,13 @@ class StunProtocol(asyncio.DatagramProtocol):
         "transactions",
         "link",
         "accepted",
+        "dropped",
         "_closed",
+        "_lost",
         "__dict__",
     )
 
-    def __init__(self, receiver: Connection) -> None:
+    def __init__(self, receiver: Connection | Any) -> None:
         self.id = next(protocol_id)
         self.receiver = receiver
         self.transactions: dict[bytes, stun.Transaction] = {}
@@ -49,7 +50,10 @@ class StunProtocol(asyncio.DatagramProtocol):
         self.link: int | None = None
         #: Components by the addresses that may send them data.
         self.accepted: dict[Address, int] = {}
+        #: Datagrams that were dropped here, by reason.
+        self.dropped: dict[str, int] = {}
         self._closed: asyncio.Future[None] | None = None
+        self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)
@@ -62,7 +66,7 @@ class StunProtocol(asyncio.DatagramProtocol):
             return
         component = self.accepted.get(peer)
         if component is None:
-            self.receiver._data_dropped()
+            self._drop("data of a stranger")
         else:
             self.receiver.data_received(data, component)
 
@@ -72,15 +76,21 @@ class StunProtocol(asyncio.DatagramProtocol):
             try:
                 transaction.response_received(stun.parse_message(data), peer)
             except ValueError:
-                return
+                self._drop("malformed")
         elif self.link is not None:
             self.receiver._stun_received(self.link, peer, data)
+        else:
+            self._drop("STUN before the socket was taken over")
+
+    def _drop(self, why: str) -> None:
+        self.dropped[why] = self.dropped.get(why, 0) + 1
 
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:
         if self.link is not None:
             self.receiver._peer_unreachable(self.link, peer, exc)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         if self.link is not None:
@@ -88,6 +98,8 @@ class StunProtocol(asyncio.DatagramProtocol):
 
     async def close(self) -> None:
         """Close the transport and wait until it is closed."""
+        if self._lost:
+            return
         if self._closed is None:
             self._closed = asyncio.get_running_loop().create_future()
             self.transport.close()
@@ -103,8 +115,8 @@ class StunProtocol(asyncio.DatagramProtocol):
         """Ask a STUN server; returns its answer and the address it came from.
 
         Raises :class:`~aioice.stun.TransactionFailed` for an error answer and :class:`~aioice.stun.TransactionTimeout`
-        for none (RFC 8489
-        §6.2.1). With ``integrity_key`` the request is signed and only a signed answer counts (§9.1.4).
+        for none (RFC 8489 §6.2.1). With ``integrity_key`` the request is signed and only a signed answer counts
+        (§9.1.4).
         """
         if integrity_key is not None:
             request.add_message_integrity(integrity_key)
@@ -116,9 +128,6 @@ class StunProtocol(asyncio.DatagramProtocol):
             return await transaction.run()
         finally:
             del self.transactions[request.transaction_id]
-
-    async def send_data(self, data: bytes, addr: Address) -> None:
-        self.transport.sendto(data, addr)
 
     def send_stun(self, message: stun.Message, addr: Address) -> None:
         self.transport.sendto(bytes(message), addr)

@@ -53,6 +53,7 @@ class Scene:
         #: With which error the TURN server refuses peers.
         self.turn_refuses = 0
         self.turn_answers = True
+        self.answered = 0
         self.passwords = ("our password", "their password")
         self.usernames = ("ours", "theirs")
 
@@ -167,11 +168,9 @@ class Scene:
 
     def answer_all(self, **more: Any) -> Scene:
         """The peer answers what was asked so far, and what is asked for that."""
-        answered = getattr(self, "answered", 0)
-        while answered < len(self.checks):
-            answered += 1
-            self.answered = answered
-            self.answer(self.checks[answered - 1], **more)
+        while self.answered < len(self.checks):
+            self.answered += 1
+            self.answer(self.checks[self.answered - 1], **more)
         return self
 
     def from_relay(self, peer: Address, data: bytes, link: int | None = None) -> Scene:
@@ -226,6 +225,9 @@ class Scene:
 
 
 def peer_candidate(component: int = 1, port: int = 0, **more: Any) -> Candidate:
+    """One with a port of its own has a foundation of its own, so that it does not freeze."""
+    if port:
+        more = {"foundation": str(port), **more}
     return candidate(PEER[0], port or PEER[1] + component - 1, component=component, **more)
 
 
@@ -246,4 +248,4 @@ def connected(controlling: bool = True, **config: Any) -> Scene:
         scene.answer().hear(role=CONTROLLING, USE_CANDIDATE=None)
     assert scene.agent.state is ConnectionState.COMPLETED
     scene.answered = len(scene.checks)
-    return scene
+    return scene.wait(TA)

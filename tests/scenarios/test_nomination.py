@@ -124,18 +124,29 @@ class TestFailure:
         assert agent.closed == []
 
     def test_a_nomination_that_is_never_answered(self) -> None:
-        """After the time-out of the transaction; data flows on the pair while it lasts."""
+        """After three transmissions the other valid pair is nominated; data flows on the first one while it lasts."""
         world, agent, high, low = two_puppets(controlling=True)
         high.answerer = lambda request, source: (
             None if "USE-CANDIDATE" in request.attributes else high.answer(request, source)
         )
         add_both(agent, high, low)
         heard_from(agent, high, low)
-        world.run(until=39)
+        world.run(until=3)
         assert {port for _, port in nominations(agent)} == {7000}
-        world.run(until=41)
-        assert nominations(agent)[-1] == (39.55, 7001)
+        world.run(until=5)
+        assert nominations(agent)[-1] == (3.55, 7001)
         assert agent.routed == {1: low.address}
+
+    def test_the_best_pair_goes_silent(self) -> None:
+        """It answers its first check and nothing after that: the other pair takes over, nothing is closed."""
+        world, agent, high, low = two_puppets(controlling=True)
+        add_both(agent, high, low)
+        heard_from(agent, high, low)
+        world.run_until(lambda: bool(agent.routed), timeout=1)
+        high.answering = False
+        world.run(until=60)
+        assert agent.routed == {1: low.address}
+        assert agent.closed == [] and agent.agent.state == "completed"
 
     def test_the_only_nomination_fails(self) -> None:
         world, agent, puppet = puppeteer(controlling=True)

@@ -1,8 +1,7 @@
 """The ICE agent: one data stream, its components, its generations (RFC 8445, 8838, 8863, 7675).
 
 It owns the gatherer, the checker, the selection and the consent of its components; it publishes from whom data is
-accepted and
-through what it leaves, and never sees that data.
+accepted and through what it leaves, and never sees that data.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .candidate import Candidate, candidate_foundation, is_mdns_hostname
+from .candidate import Candidate, candidate_foundation, is_mdns_hostname, stands_on
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
     Checker,
@@ -454,7 +453,8 @@ class Agent:
         base = self._bases.pop(lost.link, None)
         if base is None:
             return
-        self._local_candidates[:] = [c for c in self._local_candidates if c is not base.candidate]
+        self._local_candidates[:] = [c for c in self._local_candidates if not stands_on(c, base.candidate)]
+        self._outputs.append(Notify(lost))
         self._checker.base_lost(lost.link)
         lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
         for generation, pair in lost_pairs:
@@ -626,7 +626,8 @@ class Agent:
         self._checker.go_on(now)
         if self.controlling:
             for pair in generation.selection.to_nominate(now, generation.checks, generation.components):
-                self._checker.nominate(now, generation, pair, alone=generation.checks.succeeded(pair.component) == 1)
+                self._checker.nominate(now, generation, pair)
+            self._hurry_nominations(generation)
         if generation.connected:
             complete = generation.complete
             if self._sending.doubted:
@@ -640,6 +641,12 @@ class Agent:
                 self._set_state(ConnectionState.FAILED, reason)
                 if generation.interrupted:
                     self.close(now, reason)
+
+    def _hurry_nominations(self, generation: Generation) -> None:
+        for component in generation.components:
+            pair = generation.selection.nominating(component)
+            if pair is not None and generation.checks.succeeded(component) > 1:
+                self._checker.hurry(pair)
 
     def _hopeless(self, now: float) -> str:
         """Why no pair can become valid any more; empty while one can (RFC 8863 §4)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from .address import canonical_host, parse_host
+from .address import IPV6, canonical_host, parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,7 +185,7 @@ class Candidate:
         """Whether the two can be one pair (RFC 8445 §6.1.2.2, RFC 6544 §6.2).
 
         Names that are not resolved and addresses with a zone (RFC 4007 §6: it means nothing to another host) have no
-        family to agree in.
+        family to agree in. Link-local IPv6 addresses reach only their like.
         """
         transport = str(self.transport).lower()
         if self.component != other.component or transport != str(other.transport).lower():
@@ -197,7 +197,9 @@ class Candidate:
         elif transport != "udp":
             return False
         mine, theirs = _parse_address(self.address), _parse_address(other.address)
-        return mine is not None and theirs is not None and mine[1] == theirs[1]
+        if mine is None or theirs is None or mine[1] != theirs[1]:
+            return False
+        return mine[1] != IPV6 or _is_link_local(mine[0]) == _is_link_local(theirs[0])
 
     def validate(self) -> None:
         """Raise :class:`ValueError` when a field has a value that cannot be used or printed as a candidate line."""
@@ -242,6 +244,15 @@ def pair_priority(controlling_priority: int, controlled_priority: int) -> int:
     """The priority of a pair, from those of the controlling and the controlled side's candidate (RFC 8445 §6.1.2.3)."""
     low, high = sorted((controlling_priority, controlled_priority))
     return (low << 32) + 2 * high + (controlling_priority > controlled_priority)
+
+
+def stands_on(candidate: Candidate, base: Candidate) -> bool:
+    """Whether this local candidate goes with ``base``: it is that, or server-reflexive through it."""
+    return candidate is base or (
+        candidate.type == "srflx"
+        and (candidate.component, candidate.related_address, candidate.related_port)
+        == (base.component, base.host, base.port)
+    )
 
 
 def local_preferences(hosts: Sequence[str]) -> list[int]:
@@ -331,6 +342,10 @@ def _parse_number(text: str, low: int, high: int) -> int | None:
         return None
     number = int(text)
     return number if low <= number <= high else None
+
+
+def _is_link_local(ipv6: str) -> bool:
+    return parse_host(ipv6)[1] >> 118 == 0xFE80 >> 6
 
 
 def _parse_address(host: object) -> tuple[str, int] | None:

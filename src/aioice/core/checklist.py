@@ -22,8 +22,7 @@ class PairState(StrEnum):
 
 
 #: RFC 8445 §6.1.2.6, figure 6; further: a triggered check (§7.3.1.4) and a role conflict (§7.2.5.1) lead back to
-#: WAITING, a nomination
-#: that fails makes a succeeded pair fail (§8.1.1), and a dead socket makes any pair fail.
+#: WAITING, a nomination that fails makes a succeeded pair fail (§8.1.1), and a dead socket makes any pair fail.
 TRANSITIONS = {
     PairState.FROZEN: {PairState.WAITING, PairState.FAILED},
     PairState.WAITING: {PairState.IN_PROGRESS, PairState.FAILED},

@@ -1,8 +1,8 @@
 """Connectivity checks as they leave and arrive (RFC 8445 §7): a child machine of the agent.
 
 It knows the check lists, the requests in flight, the role and how checks are paced, answered and judged. It does not
-know what follows
-from a valid or a dead pair: that it tells the agent, as :class:`Valid`, :class:`Nominated`, :class:`Dead` and the like.
+know what follows from a valid or a dead pair: that it tells the agent, as :class:`Valid`, :class:`Nominated`,
+:class:`Dead` and the like.
 """
 
 from __future__ import annotations
@@ -167,13 +167,15 @@ class Checker:
         """The check list has got more pairs."""
         self._pace(now)
 
-    def nominate(self, now: float, generation: Generation, pair: Pair, *, alone: bool = True) -> None:
-        """Repeat the check of a valid pair with USE-CANDIDATE, at once (RFC 8445 §8.1.1).
-
-        Unless it is ``alone``, it is given up soon: another pair can be nominated.
-        """
+    def nominate(self, now: float, generation: Generation, pair: Pair) -> None:
+        """Repeat the check of a valid pair with USE-CANDIDATE, at once (RFC 8445 §8.1.1)."""
         pair.use_candidate = True
-        self._send_check(now, generation, pair, None if alone else NOMINATION_RETRANSMISSIONS)
+        self._send_check(now, generation, pair)
+
+    def hurry(self, pair: Pair) -> None:
+        """The nomination of the pair is to be given up soon: another pair could be nominated."""
+        if pair.request is not None:
+            pair.request.limit(NOMINATION_RETRANSMISSIONS)
 
     def ask_consent(self, now: float, generation: Generation, pair: Pair, timeout: float) -> bytes:
         """One request, never repeated (RFC 7675 §5.1); returns its transaction id.
@@ -254,7 +256,7 @@ class Checker:
         self._send_check(now, generation, pair)
         self._next_check = max(self._next_check, now + self._ta)
 
-    def _send_check(self, now: float, generation: Generation, pair: Pair, retransmissions: int | None = None) -> None:
+    def _send_check(self, now: float, generation: Generation, pair: Pair) -> None:
         if pair.request is not None:
             pair.request.stop()
             pair.cancelled += (pair.request,)
@@ -264,9 +266,7 @@ class Checker:
         if pair.state is PairState.WAITING:
             generation.checks.set(pair, PairState.IN_PROGRESS)
         pair.sent_at = now
-        pair.request = self._request(
-            now, generation, pair, self.controlling and pair.use_candidate, retransmissions=retransmissions
-        )
+        pair.request = self._request(now, generation, pair, self.controlling and pair.use_candidate)
 
     def _request(
         self,
@@ -275,7 +275,6 @@ class Checker:
         pair: Pair,
         use_candidate: bool,
         consent_timeout: float | None = None,
-        retransmissions: int | None = None,
     ) -> Request:
         transaction_id = self._random(12)
         priority = candidate_priority(pair.component, "prflx", pair.base.preference)
@@ -301,7 +300,6 @@ class Checker:
             check,
             rto=rto,
             timeout=consent_timeout,
-            retransmissions=retransmissions,
         )
 
     # ---------------------------------------------------------------------------------------------- what the peer sends

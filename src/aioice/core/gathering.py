@@ -1,8 +1,7 @@
 """From addresses and servers to candidates (RFC 8445 §5.1.1): a child machine of the agent.
 
 It knows bases, server-reflexive queries and allocations; it does not know pairs. The agent hands it what arrives on
-its server links
-and the answers it asked for, and drains it into its own queue.
+its server links and the answers it asked for, and drains it into its own queue.
 """
 
 from __future__ import annotations

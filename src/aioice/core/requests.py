@@ -62,6 +62,10 @@ class Request:
         self._sent += 1
         self.deadline = now + self._wait()
 
+    def limit(self, retransmissions: int) -> None:
+        """Give up after so many retransmissions, or after those that have been made."""
+        self._max = min(self._max, max(self._sent, 1 + retransmissions))
+
     def stop(self) -> None:
         """Not to be sent again, but an answer still counts as long as it would have (RFC 8445 §7.3.1.4)."""
         if not self.exhausted:

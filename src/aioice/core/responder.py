@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 BURST = 4
 #: Source hosts remembered; beyond them, the one that was quiet for longest is forgotten.
 MAX_SOURCES = 64
+#: For all of them together, likewise.
+TOTAL_BURST = 64
 
 
 def error_answer(request: Message, code: int, key: IntegrityKey | None = None, unknown: tuple[int, ...] = ()) -> bytes:
@@ -37,12 +39,11 @@ def is_for(request: Message, local_username: str, remote_username: str | None) -
 class Strangers:
     """Unsigned answers for those who cannot show that they are our peer: no amplification, no flood."""
 
-    __slots__ = (
-        "_tokens",
-    )
+    __slots__ = ("_tokens", "_total")
 
     def __init__(self) -> None:
         self._tokens: dict[str, tuple[float, float]] = {}
+        self._total: tuple[float, float] | None = None
 
     def answer(self, now: float, request: Message, size: int, peer: Address, code: int) -> bytes | None:
         """The answer to an unauthenticated request of ``size`` bytes; None if it would be longer or there were many."""
@@ -52,10 +53,16 @@ class Strangers:
         return answer
 
     def _allowed(self, now: float, host: str) -> bool:
-        tokens, since = self._tokens.pop(host, (float(BURST), now))
-        tokens = min(float(BURST), tokens + (now - since) * BURST)
-        allowed = tokens >= 1
-        self._tokens[host] = (tokens - 1 if allowed else tokens, now)
+        tokens = _refilled(self._tokens.pop(host, None), now, BURST)
+        total = _refilled(self._total, now, TOTAL_BURST)
+        allowed = tokens >= 1 and total >= 1
+        self._tokens[host] = (tokens - allowed, now)
+        self._total = (total - allowed, now)
         if len(self._tokens) > MAX_SOURCES:
             del self._tokens[next(iter(self._tokens))]
         return allowed
+
+
+def _refilled(bucket: tuple[float, float] | None, now: float, burst: int) -> float:
+    """What a bucket holds by now: it is full at first, and again after a second."""
+    return float(burst) if bucket is None else min(float(burst), bucket[0] + (now - bucket[1]) * burst)

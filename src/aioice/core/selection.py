@@ -63,6 +63,10 @@ class Selection:
         self.pairs[pair.component] = pair
         return True
 
+    def nominating(self, component: int) -> Pair | None:
+        """The pair whose nomination is in flight."""
+        return next((pair for pair in self._nominating if pair.component == component), None)
+
     def failed(self, pair: Pair) -> bool:
         """The pair is dead; returns whether it was in use."""
         if pair in self._nominating:
@@ -82,7 +86,7 @@ class Selection:
         self._due = None
         for component in components:
             current = self.pairs.get(component)
-            if current is None or current.nominated or any(pair.component == component for pair in self._nominating):
+            if current is None or current.nominated or self.nominating(component) is not None:
                 continue
             pairs = checks.of_component(component)
             best = next((pair for pair in pairs if pair.state is PairState.SUCCEEDED), None)
