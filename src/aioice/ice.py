@@ -451,7 +451,7 @@ class Connection:
     def _adopt_protocols(self) -> None:
         """Endpoints that the application opened itself."""
         driver = self._running_driver()
-        for protocol in self._protocols:
+        for protocol in self._protocols[:]:
             if protocol.link is None:
                 driver.do(self._adopt, protocol)
 

@@ -180,7 +180,7 @@ class MDnsProtocol:
             if not self._links:
                 error = await self._open_places([_DEFAULT_PLACE]) or error
             if error is not None and not self._links:
-                logger.info("Could not join the mDNS group: %s", error)
+                logger.info("Could not join the mDNS group: %s", error.strerror)
 
     async def _open_places(self, places: Iterable[_Place]) -> OSError | None:
         """Opens what is not open yet; returns the last error."""
@@ -212,6 +212,10 @@ class MDnsProtocol:
         if self._links.get(link.place) is link:
             del self._links[link.place]
         self._machine.remove_link(link.number)
+
+
+#: Programs replace it; what they put there tells one address only.
+_RESOLVE = MDnsProtocol.resolve
 
 
 class _Link(asyncio.DatagramProtocol):
@@ -364,6 +368,8 @@ async def resolve(name: str, timeout: float | None = LOOKUP_TIMEOUT) -> tuple[st
     subscriber = object()
     try:
         protocol = await get_mdns_protocol(subscriber)
+        if getattr(protocol.resolve, "__func__", None) is _RESOLVE:
+            return await protocol.lookup(name, timeout)
         address = await protocol.resolve(name, timeout=timeout)
     finally:
         await release_mdns_protocol(subscriber)

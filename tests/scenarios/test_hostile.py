@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from aioice.core.generation import MAX_EARLY_CHECKS, MAX_PEER_REFLEXIVE, MAX_REMOTE_CANDIDATES
+from aioice.core.machine import LinkClosed, Reason, SendFailed
 from aioice.core.message import Class, IntegrityKey, Message, Method, parse_message
 from aioice.sim import World
 from tests.scenarios.support import Address, Peer, Puppet, host_candidate, pair, puppeteer
@@ -411,3 +412,32 @@ class TestSpoofedSource:
         requests = [p for p in world.packets if p.dst == victim and p.data[:2] == b"\x00\x01"]
         assert len(requests) <= 14
         assert all(p.data[:1] < b"\x40" for p in world.packets if p.dst == victim)
+
+
+class TestForgedErrors:
+    def test_an_answer_revives_a_pair(self) -> None:
+        """RFC 8445 §7.2.5.2.2: anybody can forge an ICMP error; an authentic answer proves it wrong."""
+        world, agent, puppet = puppeteer(delay=0.5)
+        agent.add(f"1 1 udp 2130706431 {puppet.address[0]} {puppet.address[1]} typ host")
+        world.run(until=0.1)
+        link = next(iter(agent.node.links))
+        agent.node.report(SendFailed(link, puppet.address, Reason.REFUSED))
+        assert [pair.state for pair in agent.agent.check_list] == ["failed"]
+        world.run(until=1.5)
+        assert [pair.state for pair in agent.agent.check_list] == ["succeeded"]
+        assert agent.routed == {1: puppet.address}
+
+
+class TestLostSocket:
+    def test_no_route_leads_over_it(self) -> None:
+        """Two valid pairs on one socket: when it dies, neither takes the other's place."""
+        world, agent, high = puppeteer(controlling=True)
+        low = Puppet(world.host("192.0.2.3"), port=7001, name=high.name)
+        for number, puppet in enumerate((high, low)):
+            agent.add(f"{number} 1 udp {2130706431 - number} {puppet.address[0]} {puppet.address[1]} typ host")
+            puppet.check(agent, controlling=False)
+        world.run(until=1)
+        assert [pair.state for pair in agent.agent.check_list] == ["succeeded", "succeeded"]
+        agent.node.report(LinkClosed(next(iter(agent.node.links)), Reason.OTHER, "gone"))
+        ((_, reason),) = agent.closed
+        assert "local socket lost" in reason and agent.routed == {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .credentials import LongTermCredentials, Signature
 from .deadlines import Deadlines, Timed
 from .demux import is_channel_data, pad
+from .demux import MAX_DATA
 from .machine import (
     Close,
     Done,
@@ -63,8 +64,6 @@ CEILING = 3600
 KEEPALIVE = 15
 #: A deletion is waited for this long.
 CLOSE_TIME = 1.0
-#: The largest payload that fits a Send indication to an IPv6 peer.
-MAX_DATA = 0xFFFF - 24 - 4 - 3
 
 
 class AllocationConfig(NamedTuple):

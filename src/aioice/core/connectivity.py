@@ -416,8 +416,10 @@ class Checker:
         attributes = message.attributes
         if message.unknown_required:
             self._transmit(base, peer, error_answer(message, 420, key, message.unknown_required))
-        elif "PRIORITY" not in attributes or ("ICE-CONTROLLING" in attributes) == ("ICE-CONTROLLED" in attributes):
-            # RFC 8445 §7.1: every check carries its priority and one role.
+        elif not 0 < attributes.get("PRIORITY", 0) < 2**31 or (
+            ("ICE-CONTROLLING" in attributes) == ("ICE-CONTROLLED" in attributes)
+        ):
+            # RFC 8445 §7.1: every check carries its priority (§5.1.2) and one role.
             self._transmit(base, peer, error_answer(message, 400, key))
         elif self._in_conflict(attributes):
             self._transmit(base, peer, error_answer(message, 487, key))

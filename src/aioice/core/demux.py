@@ -6,6 +6,9 @@ from __future__ import annotations
 MAGIC_COOKIE = b"\x21\x12\xa4\x42"
 STUN_HEADER_SIZE = 20
 CHANNEL_HEADER_SIZE = 4
+#: The largest payload of a Send indication that fits a UDP datagram of 65507 bytes: beside it stand XOR-PEER-ADDRESS
+#: of an IPv6 peer (24), the head of DATA (4) and its padding (3).
+MAX_DATA = 65507 - STUN_HEADER_SIZE - 24 - 4 - 3
 
 #: RFC 8656 §12: the channel numbers; RFC 7983 §7: so the first byte of ChannelData is 64 to 79.
 CHANNEL_MIN = 0x4000

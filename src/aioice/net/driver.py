@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from aioice.core.demux import MAX_DATA
 from aioice.core.machine import (
     Accept,
     Address,
@@ -471,6 +474,9 @@ class RelayTransport(asyncio.DatagramTransport):
         return self._closing
 
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
+        """A datagram that does not fit into one to the server raises :exc:`OSError` (EMSGSIZE)."""
+        if len(data) > MAX_DATA:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         send = self._driver.relay_send
         if send is not None and not self._closing:
             self._driver.do(send, self._link, addr, bytes(data))

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
@@ -15,13 +16,13 @@ from .stream import open_stream
 from .udp import open_endpoint, open_udp
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from aioice.core.machine import Address
 
     Opening = asyncio.DatagramTransport | Coroutine[Any, Any, asyncio.DatagramTransport]
 
-#: Names looked up at a time; further ones wait.
+#: Names looked up at a time on one loop; further ones wait.
 MAX_LOOKUPS = 16
 
 _REASONS = {
@@ -90,8 +91,6 @@ class AsyncioHost:
         "_ssl_context",
         "_resolver",
         "_has_readers",
-        "_lookups",
-        "_waiting",
     )
 
     def __init__(
@@ -105,8 +104,6 @@ class AsyncioHost:
         self._ssl_context = ssl_context
         self._resolver = resolver
         self._has_readers = True
-        self._lookups = 0
-        self._waiting: list[tuple[str, asyncio.Future[tuple[str, ...]]]] = []
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
         if self._has_readers:
@@ -131,34 +128,67 @@ class AsyncioHost:
         if literal is not None:
             return (literal,)
         if name.rstrip(".").lower().endswith(".local"):
-            return await self._resolver(name) if self._resolver is not None else ()
-        future: asyncio.Future[tuple[str, ...]] = self._loop.create_future()
-        self._waiting.append((name, future))
-        self._start_lookups()
+            return _usable(await self._resolver(name)) if self._resolver is not None else ()
+        return await _lookups_on(self._loop).look_up(self._loop, name)
+
+
+class _Lookups:
+    """The look-ups of one loop: each name once at a time, and not too many."""
+
+    __slots__ = ("_askers", "_waiting", "_running")
+
+    def __init__(self) -> None:
+        #: By the names that wait or are being looked up.
+        self._askers: dict[str, list[asyncio.Future[tuple[str, ...]]]] = {}
+        self._waiting: list[str] = []
+        self._running = 0
+
+    async def look_up(self, loop: asyncio.AbstractEventLoop, name: str) -> tuple[str, ...]:
+        future: asyncio.Future[tuple[str, ...]] = loop.create_future()
+        if name not in self._askers:
+            self._askers[name] = []
+            self._waiting.append(name)
+        self._askers[name].append(future)
+        self._start(loop)
         return await future
 
-    def _start_lookups(self) -> None:
-        """Start the look-ups that may run. Daemon threads of our own: a name that never answers must neither hold up
-        the end of the program, as a thread of the loop's executor does, nor take that executor from others."""
-        while self._waiting and self._lookups < MAX_LOOKUPS:
-            name, future = self._waiting.pop(0)
-            if not future.done():
-                self._lookups += 1
-                threading.Thread(target=self._look_up, args=(name, future), name="aioice-dns", daemon=True).start()
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start what may run. Daemon threads of our own: a name that never answers must neither hold up the end of the
+        program, as a thread of the loop's executor does, nor take that executor from others."""
+        while self._waiting and self._running < MAX_LOOKUPS:
+            name = self._waiting.pop(0)
+            if all(future.done() for future in self._askers[name]):
+                del self._askers[name]
+                continue
+            self._running += 1
+            threading.Thread(target=self._run, args=(loop, name), name="aioice-dns", daemon=True).start()
 
-    def _look_up(self, name: str, future: asyncio.Future[tuple[str, ...]]) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         addresses = _getaddrinfo(name)
         try:
-            self._loop.call_soon_threadsafe(self._looked_up, future, addresses)
+            loop.call_soon_threadsafe(self._done, loop, name, addresses)
         except RuntimeError:
             # The loop was closed meanwhile: nobody waits.
             return
 
-    def _looked_up(self, future: asyncio.Future[tuple[str, ...]], addresses: tuple[str, ...]) -> None:
-        self._lookups -= 1
-        if not future.done():
-            future.set_result(addresses)
-        self._start_lookups()
+    def _done(self, loop: asyncio.AbstractEventLoop, name: str, addresses: tuple[str, ...]) -> None:
+        self._running -= 1
+        for future in self._askers.pop(name):
+            if not future.done():
+                future.set_result(addresses)
+        self._start(loop)
+
+
+_lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups] = WeakKeyDictionary()
+_lookups_lock = threading.Lock()
+
+
+def _lookups_on(loop: asyncio.AbstractEventLoop) -> _Lookups:
+    with _lookups_lock:
+        # What waited when its loop was closed holds that by its futures.
+        for other in [other for other in _lookups if other.is_closed()]:
+            del _lookups[other]
+        return _lookups.setdefault(loop, _Lookups())
 
 
 def _getaddrinfo(name: str) -> tuple[str, ...]:
@@ -167,7 +197,13 @@ def _getaddrinfo(name: str) -> tuple[str, ...]:
     except (OSError, ValueError):
         # ValueError: not a name at all (a zero byte, a label of over 63 bytes).
         return ()
-    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
+    return _usable(str(address[0]) for *_, address in found)
+
+
+def _usable(texts: Iterable[object]) -> tuple[str, ...]:
+    """The IP addresses among the texts, once each. One with a zone is none: whom it reaches depends on the interface."""
+    literals = [_literal(text) for text in texts if isinstance(text, str)]
+    return tuple(dict.fromkeys(literal for literal in literals if literal is not None))
 
 
 def _literal(name: str) -> str | None:
