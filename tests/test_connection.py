@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aioice import Candidate, Connection, stun
+from aioice import Candidate, Connection, ice, stun
 from aioice.ice import ConnectionState
 
 from .peers import (
@@ -242,14 +242,16 @@ def unusable() -> list[Candidate]:
 async def test_unusable_candidates_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     a, b = pair()
     await gather(a, b)
-    with caplog.at_level(logging.INFO, "aioice.ice"):
+    with caplog.at_level(logging.DEBUG, "aioice.ice"):
         for connection in (a, b):
             for broken in unusable():
                 await connection.add_remote_candidate(broken)
             assert connection.remote_candidates == []
-    told = [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()]
-    assert len(told) == 2 * len(unusable())
-    assert all(line.isprintable() for line in told)
+    told = {level: [r.getMessage() for r in caplog.records if r.levelno == level] for level in (20, 10)}
+    # What the peer has written is for those who look closer.
+    assert told[logging.INFO] == [f"{c} Remote candidate ignored" for c in (a, b) for _ in unusable()]
+    assert sum("cannot be used: " in line for line in told[logging.DEBUG]) == 2 * len(unusable())
+    assert all(line.isprintable() for line in told[logging.DEBUG])
     await signal(a, b)
     await meet(a, b)
     await check_data(a, b)
@@ -441,3 +443,96 @@ async def test_close_while_connecting() -> None:
     await close(a, b)
     with pytest.raises(ConnectionError, match="^ICE negotiation failed: closed$"):
         await connecting
+
+
+# ------------------------------------------------------------------------------------------- sockets and attributes
+
+
+async def test_lost_socket() -> None:
+    """Its candidates, the reflexive ones too, and its protocol go; those of others stay."""
+    connection = Connection(ice_controlling=True, components=2)
+    await connection.gather_candidates()
+    first, second = connection.local_candidates
+    reflexive = [
+        host_candidate("192.0.2.1", 9, c.component, type="srflx", related_address=c.host, related_port=c.port)
+        for c in (first, second)
+    ]
+    connection._local_candidates += reflexive
+    (lost,) = [protocol for protocol in connection._protocols if protocol.local_candidate is first]
+    lost.dropped["something"] = 1
+    lost.transport.close()
+    await turns()
+    assert connection.local_candidates == [second, reflexive[1]]
+    assert [protocol.local_candidate for protocol in connection._protocols] == [second]
+    assert connection._agent.local_candidates == [second]
+    assert connection.dropped == {"something": 1}
+    await connection.close()
+
+
+async def test_own_endpoint_sends_its_check_at_once() -> None:
+    """It is taken over before the first check leaves, and no retransmission is needed."""
+    connection: Any = Connection(ice_controlling=True)
+
+    async def own(component: int, addresses: list[str], timeout: float = 5) -> list[Candidate]:
+        loop = asyncio.get_running_loop()
+        connecting.append(asyncio.ensure_future(connection.connect()))
+        await until(lambda: connection.state == "checking")
+        transport, protocol = await loop.create_datagram_endpoint(
+            lambda: ice.StunProtocol(connection), local_addr=(HOST, 0)
+        )
+        protocol.local_candidate = host_candidate(*transport.get_extra_info("sockname"))
+        connection._protocols.append(protocol)
+        return [protocol.local_candidate]
+
+    connecting: list[asyncio.Future[None]] = []
+    connection.get_component_candidates = own
+    connection.remote_username, connection.remote_password = "user", "p" * 22
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind((HOST, 0))
+        peer.setblocking(False)
+        await connection.add_remote_candidate(host_candidate(*peer.getsockname()))
+        await connection.gather_candidates()
+        (pair,) = connection._agent.check_list
+        await until(lambda: pair.state == "in-progress")
+        assert peer.recv(1500)[:2] == b"\0\1"
+    await connection.close()
+    await asyncio.wait(connecting)
+    assert isinstance(connecting[0].exception(), ConnectionError)
+
+
+async def test_servers_set_after_a_remote_candidate() -> None:
+    """They are read when gathering starts."""
+    connection = Connection(ice_controlling=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((HOST, 0))
+        await connection.add_remote_candidate(host_candidate(HOST, 9))
+        connection.stun_server = server.getsockname()
+        gathering = asyncio.ensure_future(connection.gather_candidates())
+        await until(lambda: connection.local_candidates)
+        server.settimeout(PATIENCE)
+        assert server.recv(1500)[:2] == b"\0\1"
+    await connection.close()
+    await gathering
+
+
+async def test_overridden_credentials() -> None:
+    """A subclass may have its own: they count before connect(), and after a restart."""
+
+    class Named(Connection):
+        @property
+        def local_username(self) -> str:
+            return "mine"
+
+        @property
+        def local_password(self) -> str:
+            return "m" * 22
+
+    connection = Named(ice_controlling=True)
+    for begin in (connection.gather_candidates(), asyncio.to_thread(lambda: None)):
+        await begin
+        generation = connection._agent._generation
+        assert (generation.local_username, generation.local_password) == ("mine", "m" * 22)
+        connection.restart()
+    generation = connection._agent._generation
+    assert (generation.local_username, generation.local_password) == ("mine", "m" * 22)
+    await connection.close()

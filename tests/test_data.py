@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from unittest.mock import Mock
 
 import pytest
 
-from aioice import ice
+from aioice import Connection, ice
 
 from .peers import HOST, PATIENCE, check_data, close, connect, gather, pair, signal, turns, until, use_hosts
 
@@ -149,6 +150,46 @@ async def test_data_is_kept_until_recv() -> None:
     await asyncio.wait_for(connecting, PATIENCE)
     assert [await asyncio.wait_for(b.recv(), PATIENCE) for _ in sent] == sent
     await close(a, b)
+
+
+async def test_recv_between_two_pairs() -> None:
+    """A restart may leave none in use for a moment: that is no end, and what has come is not lost."""
+    a, b = pair()
+    await connect(a, b)
+    await a.send(b"before")
+    await until(lambda: b._queue._items)
+    route = b._nominated.pop(1)
+    assert await b.recv() == b"before"
+    receiving = asyncio.ensure_future(b.recv())
+    await turns()
+    assert not receiving.done()
+    b._nominated[1] = route
+    await a.send(b"after")
+    assert await asyncio.wait_for(receiving, PATIENCE) == b"after"
+    await close(a, b)
+
+
+@pytest.mark.parametrize("receiver", [None, object(), "connection"])
+async def test_protocol_that_no_connection_has_taken_over(receiver: object) -> None:
+    """Whatever comes is dropped and counted, also by the connection once it knows the protocol."""
+    connection = Connection(ice_controlling=True)
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_datagram_endpoint(
+        lambda: ice.StunProtocol(connection if receiver == "connection" else receiver), local_addr=(HOST, 0)
+    )
+    stun = bytes.fromhex("010100002112a442000102030405060708090a0b")
+    transaction = protocol.transactions[stun[8:20]] = Mock()
+    for data in (b"data", b"data", stun[:-1], stun[:3] + b"\4" + stun[4:], b"\0" + stun[1:-1] + b"\0"):
+        protocol.datagram_received(data, (HOST, 9))
+    protocol.peer_unreachable((HOST, 9), OSError())
+    dropped = {"data of a stranger": 2, "malformed": 1, "STUN before the socket was taken over": 2}
+    assert protocol.dropped == dropped
+    assert transaction.mock_calls == []
+    connection._protocols.append(protocol)
+    assert connection.dropped == dropped
+    await connection.close()
+    assert connection.dropped == dropped
+    await protocol.close()
 
 
 async def test_strangers() -> None:

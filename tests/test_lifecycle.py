@@ -501,3 +501,12 @@ async def test_stun_request_cancelled() -> None:
             assert protocol.transactions == {}
         await protocol.close()
         await protocol.close()
+
+
+async def test_protocol_whose_transport_was_closed_before() -> None:
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_datagram_endpoint(lambda: ice.StunProtocol(None), local_addr=(HOST, 0))
+    transport.close()
+    await turns()
+    await asyncio.wait_for(protocol.close(), PATIENCE)
+    await asyncio.wait_for(protocol.close(), PATIENCE)

@@ -355,6 +355,13 @@ class TestShared:
             assert await mdns.resolve("other.local", 0.01) == ()
         assert open_sockets() == []
 
+    async def test_all_addresses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def lookup(self: MDnsProtocol, hostname: str, timeout: float | None = 1.0) -> tuple[str, ...]:
+            return ("192.0.2.55", "2001:db8::55")
+
+        monkeypatch.setattr(MDnsProtocol, "lookup", lookup)
+        assert await mdns.resolve(NAME) == ("192.0.2.55", "2001:db8::55")
+
     async def test_cancelled_resolve_leaves_nothing(self) -> None:
         for turns in range(12):
             task = asyncio.create_task(mdns.resolve(NAME))

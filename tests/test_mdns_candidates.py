@@ -64,6 +64,23 @@ async def test_published_name(spelling: Any) -> None:
         await publisher.close()
 
 
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "junk", ""])
+async def test_resolved_to_what_is_no_address(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replaced resolve() may say anything: the name is not resolved, and the others do."""
+    asked = replace_resolve(monkeypatch, return_value=text)
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+    a, b = pair()
+    await gather(a, b)
+    await a.add_remote_candidate(host_candidate("one.local", 9))
+    await signal(a, b)
+    await meet(a, b)
+    await until(lambda: not a._agent._generation.resolving)
+    assert asked.await_count == 1 and failures == []
+    assert [known.address for known in a.remote_candidates] == ["one.local", HOST]
+    await close(a, b)
+
+
 async def test_adding_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for one turn of the loop; the name is listed at once."""
     asked = replace_resolve(monkeypatch, return_value=None)

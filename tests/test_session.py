@@ -233,6 +233,23 @@ async def test_lite(controlling: bool, components: int) -> None:
         await close(full, lite)
 
 
+async def test_both_lite() -> None:
+    """Nobody would ever send a check."""
+    a, b = pair(ice_lite=True)
+    await gather(a, b)
+    await signal(a, b)
+    for connection in (a, b):
+        connection.remote_is_lite = True
+        with pytest.raises(ConnectionError, match=r"set_selected_pair\(\)$"):
+            await connection.connect()
+        connection.set_selected_pair(
+            1, connection.local_candidates[0].foundation, connection.remote_candidates[0].foundation
+        )
+        await connection.connect()
+    await check_data(a, b)
+    await close(a, b)
+
+
 async def test_lite_peer_connects_first() -> None:
     full, lite = Connection(ice_controlling=True), Connection(ice_controlling=False, ice_lite=True)
     full.remote_is_lite = True
@@ -335,3 +352,27 @@ async def test_selected_pair_unknown() -> None:
     await close(a, b)
     with pytest.raises(ValueError):
         a.set_selected_pair(1, local, remote)
+
+
+@pytest.mark.parametrize(
+    ("remote", "why"),
+    [
+        (host_candidate("name.local", 9), "the name of the remote candidate is not resolved"),
+        (host_candidate(HOST, 9, transport="tcp", tcptype="active"), "the remote candidate is not of UDP"),
+        (host_candidate("2001:db8::1", 9), "the two addresses do not go together"),
+    ],
+    ids=["name", "tcp", "family"],
+)
+async def test_selected_pair_that_cannot_be_one(remote: Candidate, why: str) -> None:
+    connection = Connection(ice_controlling=True)
+    await connection.gather_candidates()
+    (local,) = connection.local_candidates
+    await connection.add_remote_candidate(remote)
+    with pytest.raises(ValueError, match=why):
+        connection.set_selected_pair(1, local.foundation, remote.foundation)
+    assert connection.state == "new" and not connection._nominated
+    # Another of that foundation will do.
+    await connection.add_remote_candidate(host_candidate(HOST, 9))
+    connection.set_selected_pair(1, local.foundation, remote.foundation)
+    assert connection._nominated[1].remote_addr == (HOST, 9)
+    await connection.close()

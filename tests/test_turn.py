@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from aioice import stun, turn
+from aioice.core import allocation
 from aioice.core.allocation import MAX_DATA
 from aioice.core.machine import Done
 from aioice.net.host import AsyncioHost
@@ -113,9 +114,9 @@ async def nothing_left() -> AsyncIterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-        async with asyncio.timeout(10):
-            while left := others() - before:
-                await asyncio.wait(left)
+        while left := others() - before:
+            ended, _ = await asyncio.wait(left, timeout=30)
+            assert ended, f"they wait for ever: {left}"
         gc.collect()
 
 
@@ -400,6 +401,21 @@ async def test_cancelled_while_connecting(tls: bool) -> None:
         async with nothing_left():
             creation = asyncio.ensure_future(create(listener.getsockname(), transport="tcp", ssl=tls))
             await asyncio.sleep(0.05)
+            creation.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await creation
+
+
+@pytest.mark.parametrize("steps", range(10))
+async def test_cancelled_at_any_step(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    monkeypatch.setattr(allocation, "CLOSE_TIME", 0.001)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        async with nothing_left():
+            creation = asyncio.ensure_future(create(listener.getsockname(), transport="tcp"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
             creation.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await creation

@@ -180,7 +180,7 @@ class MDnsProtocol:
             if not self._links:
                 error = await self._open_places([_DEFAULT_PLACE]) or error
             if error is not None and not self._links:
-                logger.info("Could not join the mDNS group: %s", error.strerror)
+                logger.info("Could not join the mDNS group: %s", error)
 
     async def _open_places(self, places: Iterable[_Place]) -> OSError | None:
         """Opens what is not open yet; returns the last error."""

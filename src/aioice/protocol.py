@@ -21,7 +21,7 @@ class StunProtocol(asyncio.DatagramProtocol):
     """The protocol of one local base: our socket, a relay's transport, or an endpoint that the application opened.
 
     Programs that open their own endpoint set :attr:`local_candidate` and append the protocol to
-    ``connection._protocols``. It also works as a plain STUN client, whose receiver may be anything: see :meth:`request`.
+    ``connection._protocols``. It also works as a plain STUN client, with any receiver: see :meth:`request`.
     """
 
     #: The host or relayed candidate that stands for the transport.

@@ -211,8 +211,8 @@ class TurnTransport(asyncio.DatagramTransport):
             self._on_event(output.event)
         else:
             assert isinstance(output, Done)
-            self._driver.close()
             self._end()
+            self._driver.close()
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, Allocated):
@@ -254,11 +254,12 @@ class TurnTransport(asyncio.DatagramTransport):
 
     def _end(self) -> None:
         self._closing = True
-        self._abort_links()
         if not self._done.done():
+            # First of all: whoever waits for the end must not miss it, whatever a transport does when it is aborted.
             self._done.set_result(None)
             if self._made:
                 self._loop.call_soon(self._receiver.connection_lost, self._reason)
+        self._abort_links()
 
     async def _watch_end(self) -> None:
         """Wait for the end of the deletion; a loop that ends sooner cancels this, and no socket stays behind."""

@@ -347,11 +347,15 @@ class TestConnecting:
         assert scene.agent.state is COMPLETED and scene.checks == []
         assert scene.take(Route) == [Route(1, scene.link, PEER, scene.agent.remote_candidates[0])]
         assert scene.agent.poll_timeout() is None
+        before = len(scene.log)
+        scene.hear(role=CONTROLLING, USE_CANDIDATE=None)
+        assert scene.kinds(before) == []
 
     def test_a_lite_agent_does_not_lose_patience(self) -> None:
         # RFC 8863 §4 speaks of those who check.
         scene = Scene(lite=True, patience=1.0).ready().wait(100.0)
-        assert scene.agent.state is CHECKING
+        scene.agent.handle_timeout(scene.now)
+        assert scene.drain().add(None).agent.state is CHECKING
 
     def test_all_components_count(self) -> None:
         scene = Scene(components=2).ready(components=(1, 2))
@@ -399,6 +403,19 @@ class TestConnecting:
         assert "USE-CANDIDATE" in parse_message(scene.checks[-1].data).attributes
         assert scene.checks[-1].peer == (PEER[0], 4001)
 
+    def test_a_nomination_that_is_not_answered(self) -> None:
+        """It is given up soon once there is another pair to nominate."""
+        scene = Scene(direct_patience=0.0).ready(peer_candidate(priority=5), peer_candidate(port=4001, priority=9))
+        scene.wait(TA).answer(scene.checks[0]).wait(0.2)
+        first = parse_message(scene.checks[-1].data)
+        assert "USE-CANDIDATE" in first.attributes
+        scene.wait(0.5).answer(next(check for check in scene.checks if check.peer[1] == 4000))
+        scene.wait(4.0)
+        assert [pair.state for pair in scene.agent.check_list].count(PairState.FAILED) == 1
+        assert "USE-CANDIDATE" in parse_message(scene.checks[-1].data).attributes
+        scene.answer()
+        assert scene.agent.state is COMPLETED and scene.take(Route)[-1].peer == PEER
+
     def test_a_nomination_ends_the_other_checks(self) -> None:
         # RFC 8445 §8.1.2
         remotes = [peer_candidate(port=port, priority=100 - port % 100) for port in range(4000, 4005)]
@@ -410,12 +427,18 @@ class TestConnecting:
         scene.wait(4.0)
         assert (PEER[0], 4001) not in scene.asked[2:]
 
+    def test_a_nomination_by_us_ends_the_checks_of_better_pairs_too(self) -> None:
+        remotes = peer_candidate(port=4000, priority=9), peer_candidate(port=4001, priority=5)
+        scene = Scene(direct_patience=0.0).ready(*remotes).wait(TA)
+        scene.answer(scene.checks[1]).answer().wait(4.0)
+        assert scene.agent.state is COMPLETED and scene.asked.count((PEER[0], 4000)) == 1
+
     def test_a_peer_that_nominates_aggressively(self) -> None:
         """The best of its nominations counts (RFC 5245 §8.1.1.2): what is better is still asked."""
         remotes = peer_candidate(port=4000, priority=9), peer_candidate(port=4001, priority=5)
         scene = Scene(controlling=False).ready(*remotes).wait(TA)
         low = (PEER[0], 4001)
-        scene.hear(low, CONTROLLING, USE_CANDIDATE=None).hear(PEER, CONTROLLING, USE_CANDIDATE=None)
+        scene.hear(low, role=CONTROLLING, USE_CANDIDATE=None).hear(PEER, role=CONTROLLING, USE_CANDIDATE=None)
         scene.wait(TA).answer(next(check for check in scene.checks if check.peer == low))
         assert scene.agent.state is COMPLETED
         assert scene.take(Route)[-1].peer == low
@@ -491,18 +514,21 @@ class TestFailure:
         scene.connect()
         assert len(scene.checks) == 2
         scene.answer_all()
-        assert scene.states == [CHECKING, FAILED, CHECKING, COMPLETED]
+        assert scene.states == [CHECKING, FAILED, CHECKING, CONNECTED, COMPLETED]
 
     def test_an_answer_to_the_attempt_before(self) -> None:
         """Pairs of one foundation freeze anew, and their requests of before may still be answered."""
-        scene = Scene(patience=0.25).ready(peer_candidate(), peer_candidate(port=4001, priority=5))
-        scene.wait(TA)
+        remotes = peer_candidate(foundation="f"), peer_candidate(port=4001, priority=5, foundation="f")
+        scene = Scene(patience=0.25).ready(*remotes).wait(TA)
+        assert scene.asked == [PEER]
         scene.hear((PEER[0], 4001))
         for request in scene.checks[:]:
             scene.report(SendFailed(request.link, request.peer, Reason.REFUSED))
         scene.wait(0.25)
         assert scene.agent.state is FAILED
-        scene.connect().answer(next(check for check in scene.checks if check.peer[1] == 4001))
+        scene.connect()
+        assert [pair.state for pair in scene.agent.check_list] == [PairState.IN_PROGRESS, PairState.FROZEN]
+        scene.answer(next(check for check in scene.checks if check.peer[1] == 4001))
         assert [event.remote.port for event in scene.take(SelectedPair)] == [4001]
 
     def test_pairs_of_sockets_lost_meanwhile_are_not_tried_again(self) -> None:
@@ -540,7 +566,7 @@ class TestBaseLost:
         first = scene.take(Route)[-1].link
         before = len(scene.log)
         scene.lose(first)
-        assert scene.kinds(before) == ["Close", "Route", "SelectedPair"]
+        assert scene.kinds(before) == ["BaseLost", "Close", "Route", "SelectedPair"]
         assert scene.take(Route)[-1].link != first
         assert scene.states == [CHECKING]
 
@@ -550,7 +576,7 @@ class TestBaseLost:
         assert scene.agent.state is CONNECTED
         before = len(scene.log)
         scene.lose(scene.take(Route)[-1].link)
-        assert sorted(scene.kinds(before)) == ["Close", "StateChanged", "Unroute"]
+        assert sorted(scene.kinds(before)) == ["BaseLost", "Close", "StateChanged", "Unroute"]
         assert scene.agent.state is CHECKING
         scene.answer(scene.checks[1]).hear(link=scene.checks[1].link, role=CONTROLLING)
         assert scene.agent.state is CONNECTED and len(scene.take(Route)) == 2
@@ -591,20 +617,36 @@ class TestBaseLost:
         scene = connected().restart().gather(OTHER).add(peer_candidate()).connect()
         scene.lose(scene.link)
         assert scene.agent.state is CHECKING and scene.take(Unroute) == [Unroute(1)]
-        scene.answer().answer()
+        scene.wait(TA).answer().answer()
         assert scene.agent.state is COMPLETED
         assert scene.open[scene.take(Route)[-1].link][0] == OTHER
 
     def test_and_the_new_generation_fails(self) -> None:
         """Then nothing is left."""
         scene = connected(patience=0.0).restart().gather(OTHER).add(peer_candidate()).add(None).connect()
-        scene.lose(scene.link).answer(code=400).wait(0.0)
+        scene.lose(scene.link).wait(TA).answer(code=400).wait(0.0)
         assert scene.states[-2:] == [FAILED, CLOSED]
 
     def test_or_has_not_begun(self) -> None:
-        scene = connected().gather(OTHER).restart()
+        scene = connected(patience=5.0).gather(OTHER).restart()
         scene.lose(scene.link)
-        assert scene.agent.state is CLOSED
+        assert scene.agent.state is DISCONNECTED
+        scene.add(peer_candidate()).connect().wait(TA).answer().answer()
+        assert scene.wait(6.0).agent.state is COMPLETED
+
+    def test_with_pairs_of_the_old_generation_to_be_checked(self) -> None:
+        """They are none of the new one's hopes."""
+        scene = Scene(controlling=False).ready(hosts=(HOST, OTHER)).wait(TA).hear(role=CONTROLLING)
+        scene.answer(scene.checks[0]).restart()
+        scene.lose(scene.take(Route)[-1].link)
+        assert scene.agent.state is DISCONNECTED and scene.take(Unroute) == [Unroute(1)]
+
+    def test_and_never_begins(self) -> None:
+        scene = connected(patience=5.0).gather(OTHER).restart()
+        scene.lose(scene.link).wait(4.9)
+        assert scene.agent.state is DISCONNECTED
+        scene.wait(0.2)
+        assert scene.agent.state is CLOSED and scene.failure == "the restart was not followed by connect()"
 
 
 class TestRelay:
@@ -615,7 +657,7 @@ class TestRelay:
 
     def test_a_check_leaves_wrapped(self) -> None:
         scene = self.relayed().add(peer_candidate()).add(None).connect()
-        ((peer, data),) = scene.relayed
+        peer, data = scene.relayed[0]
         assert peer == PEER and "USERNAME" in parse_message(data).attributes
         assert scene.checks == []
 
@@ -834,7 +876,7 @@ class TestRestart:
 
     def test_the_old_pair_expires_meanwhile(self) -> None:
         scene = connected().restart().add(peer_candidate()).connect()
-        scene.wait(31.0)
+        scene.wait(32.0)
         assert scene.take(Unroute) == [Unroute(1)] and len(scene.take(ConsentExpired)) == 1
         assert scene.agent.state is CHECKING
         scene.answer().answer()
@@ -852,12 +894,12 @@ class TestRestart:
         for request in scene.checks[:]:
             scene.answer(request)
         low = (PEER[0], 4001)
-        scene.hear(low, CONTROLLING, USE_CANDIDATE=None)
+        scene.hear(low, role=CONTROLLING, USE_CANDIDATE=None)
         assert scene.take(Route)[-1].peer == low
         scene.restart()
         before = len(scene.log)
         old = {"username": "ours:theirs", "password": "our password"}
-        scene.hear(PEER, CONTROLLING, USE_CANDIDATE=None, **old)
+        scene.hear(PEER, role=CONTROLLING, USE_CANDIDATE=None, **old)
         assert scene.kinds(before) == []  # checks of the old generation are answered and no more
 
     def test_a_nomination_of_the_old_in_flight(self) -> None:
@@ -865,15 +907,54 @@ class TestRestart:
         scene = Scene(components=2).ready(components=(1, 2)).wait(TA)
         scene.answer(scene.checks[0]).answer(scene.checks[1])
         nomination = scene.checks[-1]
+        assert "USE-CANDIDATE" in parse_message(nomination.data).attributes
         scene.restart()
         for component in (1, 2):
             scene.add(peer_candidate(component, port=4100 + component))
         asked = len(scene.checks)
-        scene.add(None).connect()
-        scene.answer(scene.checks[asked]).answer()
+        scene.add(None).connect().wait(2 * TA)
+        component = 1 if nomination.link == scene.link else 2
+        request = next(check for check in scene.checks[asked:] if check.peer[1] == 4100 + component)
+        scene.answer(request).answer()
+        assert scene.take(Route)[-1].peer[1] == 4100 + component
         routes = len(scene.take(Route))
-        scene.answer(nomination)
-        assert len(scene.take(Route)) == routes
+        scene.answer(nomination, password="their password")
+        assert scene.agent.drops == {} and len(scene.take(Route)) == routes
+
+    def test_a_nomination_of_the_old_in_time(self) -> None:
+        """The old generation is complete by it; the new one is not."""
+        scene = Scene().ready().answer()
+        nomination = scene.checks[-1]
+        scene.restart().answer(nomination, password="their password")
+        assert scene.take(SelectedPair)[-1].nominated
+        scene.add(peer_candidate()).add(None).connect().wait(TA).answer().answer()
+        assert scene.agent.state is COMPLETED
+        assert parse_message(scene.checks[-1].data).attributes["USERNAME"] == "their+new:new"
+
+    def zombie(self) -> Scene:
+        """Connected anew before anything is nominated, while the old pair carries the data; then the nomination
+        fails.
+        """
+        scene = connected(patience=5.0).restart().add(peer_candidate()).add(None).connect().hear().answer()
+        assert scene.agent.state is CONNECTED
+        return scene.answer(code=400)
+
+    def test_fails_after_a_valid_pair(self) -> None:
+        scene = self.zombie()
+        assert scene.agent.state is CHECKING
+        scene.wait(5.0)
+        assert scene.agent.state is FAILED and scene.take(Unroute) == []
+
+    def test_fails_after_a_valid_pair_and_the_old_one_expires(self) -> None:
+        """No connection lives on without a pair."""
+        scene = self.zombie().add(peer_candidate(port=4321)).wait(45.0)
+        assert scene.states[-2:] == [FAILED, CLOSED] and scene.open == {}
+
+    def test_a_name_of_the_generation_before(self) -> None:
+        """What is found for it is its own; it pairs nothing any more."""
+        scene = connected().add(candidate(TestNames.NAME, 4444))
+        scene.restart().report(Resolved(scene.take(Resolve)[0].query, (PEER[0],)))
+        assert scene.agent.remote_candidates == [] and scene.agent.check_list == []
 
 
 class TestSelect:

@@ -333,6 +333,14 @@ class TestPairing:
         assert not make("192.0.2.1").can_pair_with(make("2001:db8::1"))
         assert not make("2001:db8::1").can_pair_with(make("192.0.2.1"))
 
+    @pytest.mark.parametrize("local", ["fe80::1", "FE80:0::2", "febf:ffff::1"])
+    def test_link_local(self, local: str) -> None:
+        # RFC 8445 §6.1.2.2
+        assert make(local).can_pair_with(make("fe80::9"))
+        for other in ("2001:db8::1", "fec0::1", "fe7f::1", "fe8::1", "::1", "169.254.0.1"):
+            assert not make(local).can_pair_with(make(other))
+            assert not make(other).can_pair_with(make(local))
+
     @pytest.mark.parametrize(
         ("one", "other"), [("active", "passive"), ("passive", "active"), ("so", "so"), ("ACTIVE", "Passive")]
     )

@@ -478,8 +478,8 @@ class TestRequests:
 
     @pytest.mark.parametrize(
         "message",
-        [check(PRIORITY=False), check(role="")],
-        ids=["no priority", "no role"],
+        [check(PRIORITY=False), check(role=""), check(PRIORITY=0), check(PRIORITY=2**31)],
+        ids=["no priority", "no role", "priority 0", "priority too high"],
     )
     def test_an_incomplete_check(self, message: Message) -> None:
         # RFC 8445 §7.1; signed, for the peer is the peer.
@@ -732,7 +732,7 @@ class TestEarlyChecks:
         for port in range(MAX_EARLY_CHECKS + 10):
             scene.hear(peer=(PEER[0], 6000 + port))
         scene.start()
-        assert scene.asked == list(range(6010, 6010 + MAX_EARLY_CHECKS))
+        assert scene.asked == list(range(6010, 6010 + MAX_PEER_REFLEXIVE))
 
     def test_the_nomination_in_it_counts(self) -> None:
         scene = Scene(controlling=False, start=False)
@@ -776,15 +776,23 @@ class TestNomination:
         scene.answer(scene.checks[-1])
         assert scene.take(Nominated) == [Nominated(scene.generation, pair)]
 
-    @pytest.mark.parametrize("alone", [True, False])
-    def test_is_given_up_soon_while_there_are_others(self, alone: bool) -> None:
+    @pytest.mark.parametrize("hurry", [True, False])
+    def test_is_given_up_soon_while_there_are_others(self, hurry: bool) -> None:
         scene = Scene()
         pair = scene.valid()
-        scene.checker.nominate(scene.now, scene.generation, pair, alone=alone)
-        scene.drain().wait(3.6)
-        sends = 3 if alone else 1 + NOMINATION_RETRANSMISSIONS
-        assert len(scene.checks) == 1 + sends
-        assert pair.state is (PairState.SUCCEEDED if alone else PairState.FAILED)
+        scene.checker.nominate(scene.now, scene.generation, pair)
+        if hurry:
+            scene.checker.hurry(pair)
+        scene.drain().wait(4.0)
+        assert len(scene.checks) == 1 + (1 + NOMINATION_RETRANSMISSIONS if hurry else 4)
+        assert pair.state is (PairState.FAILED if hurry else PairState.SUCCEEDED)
+
+    def test_of_which_none_is_in_flight(self) -> None:
+        scene = Scene()
+        pair = scene.valid()
+        scene.checker.hurry(pair)
+        scene.wait(10.0)
+        assert len(scene.checks) == 1 and pair.state is PairState.SUCCEEDED
 
     def test_that_fails(self) -> None:
         scene = Scene()

@@ -77,6 +77,15 @@ class TestRemoteCandidates:
         generation.remote_candidates.remove(second)
         assert generation.find_remote(1, PEER, first) is None
 
+    def test_one_of_tcp_at_the_same_address_is_another(self) -> None:
+        generation = make()
+        tcp, udp = candidate(), candidate()
+        tcp.transport, udp.transport = "tcp", "UDP"
+        generation.remote_candidates.append(tcp)
+        assert generation.find_remote(1, PEER) is None
+        generation.remote_candidates.append(udp)
+        assert generation.find_remote(1, PEER) is udp
+
     def test_found_in_any_spelling(self) -> None:
         generation = make()
         remote = candidate("2001:DB8:0::1")

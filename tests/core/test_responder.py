@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aioice.core.message import Class, IntegrityKey, Message, Method, parse_message
-from aioice.core.responder import BURST, MAX_SOURCES, Strangers, error_answer, is_for
+from aioice.core.responder import BURST, MAX_SOURCES, TOTAL_BURST, Strangers, error_answer, is_for
 
 KEY = IntegrityKey(b"password")
 PEER = ("192.0.2.1", 5000)
@@ -112,14 +112,27 @@ class TestStrangers:
     def test_the_table_is_bounded(self) -> None:
         strangers = Strangers()
         for number in range(10 * MAX_SOURCES):
-            assert self.answers(strangers, 0.0, f"host {number}") == BURST
+            assert self.answers(strangers, float(number), f"host {number}") == BURST
             assert len(strangers._tokens) <= MAX_SOURCES
 
     def test_the_one_that_was_quiet_for_longest_is_forgotten(self) -> None:
         strangers = Strangers()
         for number in range(MAX_SOURCES):
             self.answers(strangers, 0.0, f"host {number}")
-        assert self.answers(strangers, 0.0, "host 0") == 0
+        self.answers(strangers, 0.0, "host 0")
         self.answers(strangers, 0.0, "one more")
-        assert self.answers(strangers, 0.0, "host 0") == 0
-        assert self.answers(strangers, 0.0, "host 1") == BURST
+        assert len(strangers._tokens) == MAX_SOURCES
+        assert "host 0" in strangers._tokens
+        assert "host 1" not in strangers._tokens
+
+    def test_many_sources_share_a_limit(self) -> None:
+        """More than are remembered, each of whom would be new again whenever it comes."""
+        strangers = Strangers()
+
+        def answers(now: float) -> int:
+            hosts = [f"host {number}" for number in range(MAX_SOURCES + 1)] * 10
+            return sum(self.answers(strangers, now, host, tries=1) for host in hosts)
+
+        assert answers(0.0) == TOTAL_BURST
+        assert answers(0.5) == TOTAL_BURST // 2
+        assert answers(1000.0) == TOTAL_BURST

@@ -160,7 +160,7 @@ class TestConsent:
         assert scene.sending.poll_timeout() == pytest.approx(5.0, abs=0.01)
         scene.sending.pause(second)
         assert scene.sending.poll_timeout() == pytest.approx(7.0, abs=0.01)
-        scene.used(second, now=10.0)
+        scene.sending.use(10.0, scene.generation, scene.pair(second, 6000))
         assert scene.sending.poll_timeout() == pytest.approx(7.0, abs=0.01)
 
     def test_doubts_and_the_end(self) -> None:
@@ -256,6 +256,16 @@ class TestConsent:
         scene.sending.tune(Tunables(consent_interval=1, consent_failures=8))
         scene.ask(8.1)
         assert Unroute(1) in scene.drain()
+
+    def test_doubt_ends_with_an_answer_only(self) -> None:
+        scene = Scene()
+        scene.used()
+        scene.ask(5.1)
+        scene.ask(15.1)
+        assert scene.drain() == [DoubtsChanged(1)]
+        scene.sending.tune(Tunables(consent_interval=50))
+        scene.ask(16.0)
+        assert scene.drain() == [] and scene.sending.doubted
 
     def test_tunables_count_for_later_pairs(self) -> None:
         scene = Scene()

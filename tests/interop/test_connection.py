@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from aioice import Connection, TransportPolicy
+from aioice.core.demux import MAX_DATA
 from aioice.ice import ConnectionEvent, LocalCandidate
 from tests.interop.coturn import PASSWORD, USERNAME, Coturn
-from tests.peers import check_data, close, connect, gather, pair
+from tests.peers import PATIENCE, check_data, close, connect, gather, pair, until
 
 pytestmark = pytest.mark.usefixtures("loopback")
 WAYS = ["udp", "tcp", "tls"]
@@ -57,6 +60,34 @@ async def test_relay_to_relay(coturn: Coturn, way: str) -> None:
     for _ in range(20):
         await check_data(a, b)
     await close(a, b)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_too_big(coturn: Coturn, way: str) -> None:
+    """X07"""
+    a, b = relayed(coturn, way, controlling=True), Connection(False)
+    await connect(a, b)
+    with pytest.raises(ConnectionError, match=f"Cannot send {MAX_DATA + 1} bytes: ") as caught:
+        await a.send(bytes(MAX_DATA + 1))
+    assert caught.value.errno == errno.EMSGSIZE
+    if way != "udp":  # coturn takes less in one datagram
+        await a.send(bytes(MAX_DATA))
+        assert await asyncio.wait_for(b.recv(), PATIENCE) == bytes(MAX_DATA)
+    await check_data(a, b)
+    await close(a, b)
+
+
+@pytest.mark.parametrize("way", ["tcp", "tls"])
+async def test_the_server_goes_away(way: str) -> None:
+    """A relay that is lost is no candidate any more."""
+    with Coturn() as server:
+        a = relayed(server, way, controlling=True)
+        await gather(a)
+        assert len(a.local_candidates) == len(a._protocols) == 1
+        server.stop()
+        await until(lambda: not a.local_candidates)
+        assert a._protocols == [] and a._agent.local_candidates == []
+        await close(a)
 
 
 async def test_two_components(coturn: Coturn) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aioice.core.candidate import Candidate
+from aioice.core.demux import MAX_DATA
 from aioice.core.machine import (
     Accept,
     Close,
@@ -255,6 +256,13 @@ async def test_relay() -> None:
     assert transport.get_extra_info("socket", "none") == "none"
     transport.sendto(bytearray(b"data"), PEER)
     assert bench.machine.relayed == [(2, PEER, b"data")]
+    # X07: the caller learns what does not fit.
+    transport.sendto(bytes(MAX_DATA), PEER)
+    assert bench.machine.relayed.pop()[2] == bytes(MAX_DATA)
+    with pytest.raises(OSError) as caught:
+        transport.sendto(bytes(MAX_DATA + 1), PEER)
+    assert caught.value.errno == errno.EMSGSIZE
+    bench.host.log.pop()
     # What the machine transmits on it goes the same way.
     bench.say(Transmit(2, PEER, b"check"))
     assert [entry[2] for entry in bench.host.log] == [b"wrapped data", b"wrapped check"]

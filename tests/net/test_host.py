@@ -141,6 +141,46 @@ def test_mdns_names_go_to_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "junk", "", "192.0.2.256", None])
+async def test_what_is_no_address_is_not_found(text: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver may be the application's own."""
+
+    async def resolver(name: str) -> tuple[Any, ...]:
+        return (text, "2001:DB8:0::1", "2001:db8::1")
+
+    host = AsyncioHost(asyncio.get_running_loop(), resolver=resolver)
+    assert await host.resolve("some.local") == ("2001:db8::1",)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answer(str(text), "192.0.2.1"))
+    assert await host.resolve("stun.example") == ("192.0.2.1",)
+
+
+def test_hosts_share_the_look_ups_of_their_loop(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    asked: list[str] = []
+
+    def getaddrinfo(name: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(name)
+        gate.wait()
+        return answer("192.0.2.1")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        names = [f"n{number}.example" for number in range(2 * host_module.MAX_LOOKUPS)]
+        tasks = [asyncio.create_task(AsyncioHost(loop).resolve(name)) for name in names * 3]
+        await until(lambda: len(asked) == host_module.MAX_LOOKUPS)
+        assert [thread.name for thread in threading.enumerate()].count("aioice-dns") == host_module.MAX_LOOKUPS
+        gate.set()
+        assert set(await asyncio.gather(*tasks)) == {("192.0.2.1",)}
+        # Each was looked up once for all that waited, and is looked up again afterwards.
+        assert sorted(asked) == sorted(names)
+        await AsyncioHost(loop).resolve(names[0])
+        assert len(asked) == len(names) + 1
+
+    run(main())
+
+
 def test_look_ups_are_bounded_and_cancelled_ones_leave_the_queue(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     asked: list[str] = []

@@ -485,8 +485,25 @@ def test_loop_without_readers() -> None:
         await asyncio.sleep(0.01)
         transport.sendto(b"y", transport.get_extra_info("sockname"))
         await until(lambda: len(protocol.received) == 2)
+        # X07: the caller learns it.
+        with pytest.raises(OSError) as caught:
+            transport.sendto(bytes(udp.MAX_SIZE_IPV4 + 1), transport.get_extra_info("sockname"))
+        assert caught.value.errno == errno.EMSGSIZE
+        transport.sendto(bytes(udp.MAX_SIZE_IPV4), transport.get_extra_info("sockname"))
+        await until(lambda: len(protocol.received) == 3)
+        other = Recorder()
+        transport.set_protocol(other)
+        assert transport.get_protocol() is other
+        assert not transport.is_closing()
         transport.close()
-        await until(lambda: protocol.lost)
+        assert transport.is_closing()
+        await until(lambda: other.lost)
+        again = Recorder()
+        transport = await udp.open_endpoint(loop, again, "::1")
+        with pytest.raises(OSError):
+            transport.sendto(bytes(udp.MAX_SIZE_IPV6 + 1), transport.get_extra_info("sockname"))
+        transport.abort()
+        await until(lambda: again.lost)
 
     with asyncio.Runner(loop_factory=NoReaders) as runner:
         runner.run(main())

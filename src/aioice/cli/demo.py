@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         asyncio.run(asyncio.wait_for(work, TIME_LIMIT))
     except (ConnectionError, TimeoutError) as exc:
-        print(f"The peers did not connect: {exc or 'out of time'}", file=sys.stderr)
+        print(f"The peers did not connect: {str(exc) or 'out of time'}", file=sys.stderr)
         return 1
     return 0
 
@@ -114,14 +114,19 @@ async def _first_peer() -> None:
 
 async def _second_peer() -> None:
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with Connection(ice_controlling=False) as connection:
-        await _apply(connection, _lines(reader))
-        for line in await _description(connection):
-            print(line, flush=True)
-        await connection.connect()
-        while (data := await connection.recv()) != b"bye":
-            await connection.send(b"pong" + data.removeprefix(b"ping"))
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    try:
+        async with Connection(ice_controlling=False) as connection:
+            await _apply(connection, _lines(reader))
+            for line in await _description(connection):
+                print(line, flush=True)
+            await connection.connect()
+            while (data := await connection.recv()) != b"bye":
+                await connection.send(b"pong" + data.removeprefix(b"ping"))
+    finally:
+        transport.close()
 
 
 def _show(title: str, lines: list[str]) -> None:

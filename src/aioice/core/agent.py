@@ -450,9 +450,7 @@ class Agent:
             self._changed = True
 
     def _base_lost(self, now: float, lost: BaseLost) -> None:
-        base = self._bases.pop(lost.link, None)
-        if base is None:
-            return
+        base = self._bases.pop(lost.link)
         self._local_candidates[:] = [c for c in self._local_candidates if not stands_on(c, base.candidate)]
         self._outputs.append(Notify(lost))
         self._checker.base_lost(lost.link)
@@ -469,10 +467,9 @@ class Agent:
 
     def _deliver(self, now: float, deliver: Deliver) -> None:
         """A datagram that a relay unwrapped."""
-        base = self._bases.get(deliver.link)
-        if base is not None and is_stun(deliver.data):
-            self._handle_stun(now, base, deliver.peer, deliver.data)
-        elif base is not None:
+        if is_stun(deliver.data):
+            self._handle_stun(now, self._bases[deliver.link], deliver.peer, deliver.data)
+        else:
             self._outputs.append(deliver)
 
     def _transmit(self, now: float, transmit: Transmit) -> None:
@@ -634,7 +631,9 @@ class Agent:
                 self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")
             elif complete or self._state is not ConnectionState.COMPLETED:
                 self._set_state(ConnectionState.COMPLETED if complete else ConnectionState.CONNECTED)
-        elif self._state is ConnectionState.CHECKING:
+        else:
+            # A pair that was valid may be dead by now, while that of the generation before carries the data.
+            self._set_state(ConnectionState.CHECKING)
             reason = self._hopeless(now)
             if reason:
                 generation.checking = False

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .credentials import LongTermCredentials, Signature
 from .deadlines import Deadlines, Timed
-from .demux import is_channel_data, pad
-from .demux import MAX_DATA
+from .demux import MAX_DATA, is_channel_data, pad
 from .machine import (
     Close,
     Done,
@@ -201,9 +200,12 @@ class Allocation:
         if peers is None or len(data) > MAX_DATA:
             self.dropped += 1
             return
-        if not peers.send(now, peer, data):
+        frame = peers.frame(now, peer, data)
+        if frame is None and not peers.send(now, peer, data):
             self.dropped += 1
         self._drain(now, peers)
+        if frame is not None:
+            self._transmit(now, frame)
 
     def permit(self, now: float, host: str) -> None:
         """Let ``host`` send to us from any of its ports."""
@@ -295,9 +297,6 @@ class Allocation:
             self._transmit(now, request.data)
         for request in failed:
             self._unanswered(now, request)
-        if self._peers is not None:
-            self._peers.handle_timeout(now)
-            self._drain(now, self._peers)
         for item in self._deadlines.take(now):
             self._fire(now, item)
 
@@ -305,12 +304,10 @@ class Allocation:
         return self._outputs.popleft() if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        deadline = self._requests.poll_timeout()
-        peers = None if self._peers is None else self._peers.poll_timeout()
-        for due in (self._deadlines.poll_timeout(), peers):
-            if due is not None and (deadline is None or due < deadline):
-                deadline = due
-        return deadline
+        deadline, due = self._requests.poll_timeout(), self._deadlines.poll_timeout()
+        if deadline is None or due is None:
+            return due if deadline is None else deadline
+        return min(deadline, due)
 
     def _drain(self, now: float, peers: Peers) -> None:
         """Carry out what the child has put out."""
@@ -350,6 +347,10 @@ class Allocation:
             if now >= self._last_sent + self._keepalive:
                 self._transmit(now, bytes(Message(Method.BINDING, Class.INDICATION, self._random(12))))
             self._deadlines.arm(self._quiet, self._last_sent + self._keepalive)
+        elif item is not self._end:
+            assert self._peers is not None
+            self._peers.handle_deadline(now, item)
+            self._drain(now, self._peers)
         elif self._state is State.OPENING:
             self._fail(Reason.TIMED_OUT, 0, "the connection to the server was not established in time")
         elif self._state is State.READY:
@@ -485,7 +486,8 @@ class Allocation:
         self._state = State.READY
         self.relay_link = self._next_link()
         relayed, mapped = attributes["XOR-RELAYED-ADDRESS"], attributes["XOR-MAPPED-ADDRESS"]
-        self._peers = Peers(self.relay_link, ":" in relayed[0], self._config.channel_refresh_time)
+        ipv6 = ":" in relayed[0]
+        self._peers = Peers(self.relay_link, ipv6, self._config.channel_refresh_time, self._deadlines)
         self._outputs.append(OpenRelay(self.relay_link, relayed, mapped))
         self._outputs.append(Allocated(self.relay_link, relayed, mapped))
         self._renewed(now, attributes["LIFETIME"], started)

@@ -118,10 +118,10 @@ class Generation:
         return len(self.remote_candidates) - seen < MAX_REMOTE_CANDIDATES
 
     def find_remote(self, component: int, peer: Address, but: Candidate | None = None) -> Candidate | None:
-        """The candidate of this component at this address; components may share one (RFC 8445 §7.3.1.3)."""
+        """The UDP candidate of this component at this address; components may share one (RFC 8445 §7.3.1.3)."""
         for candidate in self.remote_candidates:
             if candidate.component == component and candidate.port == peer[1] and candidate.address == peer[0]:
-                if candidate is not but:
+                if candidate is not but and candidate.transport.lower() == "udp":
                     return candidate
         return None
 

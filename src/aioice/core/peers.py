@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .deadlines import Deadlines, Timed
+from .deadlines import Timed
 from .demux import CHANNEL_HEADER_SIZE, CHANNEL_MAX, CHANNEL_MIN, is_stun
 from .machine import Deliver
 from .message import Method
 
 if TYPE_CHECKING:
+    from .deadlines import Deadlines
     from .machine import Address
     from .message import Message
 
@@ -145,7 +146,7 @@ class Peers:
         "_outputs",
     )
 
-    def __init__(self, relay_link: int, ipv6: bool, channel_refresh_time: float) -> None:
+    def __init__(self, relay_link: int, ipv6: bool, channel_refresh_time: float, deadlines: Deadlines) -> None:
         self._relay_link = relay_link
         #: The family of the relayed address, and so of all its peers.
         self._ipv6 = ipv6
@@ -155,16 +156,17 @@ class Peers:
         self._numbers: dict[int, Channel] = {}
         self._next_number = CHANNEL_MIN
         self._free_numbers: deque[int] = deque()
-        self._deadlines = Deadlines()
+        #: Those of the allocation, which brings ours back to :meth:`handle_deadline`.
+        self._deadlines = deadlines
         self._outputs: deque[Ask | Frame | Indicate | Suspect | PeerRefused | Deliver] = deque()
 
     # -------------------------------------------------------------------------------------------------------- verbs
 
     def send(self, now: float, peer: Address, data: bytes) -> bool:
         """Send to ``peer``, at once; whether that may be."""
-        channel = self._channels.get(peer)
-        if channel is not None and now < channel.until:
-            self._send_on_channel(now, channel, data)
+        frame = self.frame(now, peer, data)
+        if frame is not None:
+            self._outputs.append(Frame(frame))
             return True
         permission = self._permit(now, peer[0])
         if permission is None or permission.refused:
@@ -180,6 +182,16 @@ class Peers:
             self._bind(now, peer)
         self._outputs.append(Indicate(peer, data))
         return True
+
+    def frame(self, now: float, peer: Address, data: bytes) -> bytes | None:
+        """The ChannelData message for a peer that is bound to a channel: the way without a detour over our outputs."""
+        channel = self._channels.get(peer)
+        if channel is None or now >= channel.until:
+            return None
+        if not channel.asked and now >= channel.ask_at:
+            self._ask_channel(now, channel)
+        channel.used = True
+        return channel.number.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data
 
     def permit(self, now: float, host: str) -> None:
         """Let ``host`` send to us from any of its ports."""
@@ -247,19 +259,16 @@ class Peers:
         if isinstance(subject, Permission):
             subject.disturbed = True
 
-    def handle_timeout(self, now: float) -> None:
-        for item in self._deadlines.take(now):
-            if isinstance(item, Channel):
-                self._channel_due(now, item)
-            else:
-                assert isinstance(item, Permission)
-                self._permission_due(now, item)
+    def handle_deadline(self, now: float, item: Timed) -> None:
+        """The time of a permission or a channel has come."""
+        if isinstance(item, Channel):
+            self._channel_due(now, item)
+        else:
+            assert isinstance(item, Permission)
+            self._permission_due(now, item)
 
     def poll_output(self) -> Ask | Frame | Indicate | Suspect | PeerRefused | Deliver | None:
         return self._outputs.popleft() if self._outputs else None
-
-    def poll_timeout(self) -> float | None:
-        return self._deadlines.poll_timeout()
 
     # --------------------------------------------------------------------------------------------------- permissions
 
@@ -359,12 +368,6 @@ class Peers:
         channel.lapses = now + CHANNEL_LIFETIME
         attributes = {"CHANNEL-NUMBER": channel.number, "XOR-PEER-ADDRESS": channel.peer}
         self._outputs.append(Ask(Method.CHANNEL_BIND, attributes, channel))
-
-    def _send_on_channel(self, now: float, channel: Channel, data: bytes) -> None:
-        if not channel.asked and now >= channel.ask_at:
-            self._ask_channel(now, channel)
-        channel.used = True
-        self._outputs.append(Frame(channel.number.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data))
 
     def _bound(self, now: float, channel: Channel, started: float) -> None:
         channel.asked = False

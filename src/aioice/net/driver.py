@@ -50,6 +50,10 @@ T = TypeVar("T")
 #: Seconds to the next look at a deadline that a wake-up came too early for: loops with millisecond timers round down.
 EARLY = 0.001
 
+#: Seconds for openings and look-ups to heed that they are cancelled: they end at once, unless a resolver of the
+#: application does not.
+CANCEL_TIME = 1.0
+
 
 class Driver:
     """``on_output`` gets what the driver does not carry out itself: ``Accept``, ``Revoke``, ``Route``, ``Unroute`` and
@@ -225,9 +229,9 @@ class Driver:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=CANCEL_TIME)
         if not self.idle:
-            if self._when_idle is None:
+            if self._when_idle is None or self._when_idle.done():
                 self._when_idle = self.loop.create_future()
             await asyncio.wait([self._when_idle], timeout=timeout)
 
@@ -329,7 +333,6 @@ class Driver:
         """Report how the opening ends; ``kept`` gets the link that is open then."""
 
         def done(task: asyncio.Task[asyncio.DatagramTransport]) -> None:
-            self._tasks.remove(task)
             wanted = self._opening.pop(link, None) is not None
             if task.cancelled():
                 return
@@ -351,10 +354,18 @@ class Driver:
 
         self._opening[link] = self._start(opening, done)
 
-    def _start(self, work: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], object]) -> asyncio.Task[T]:
+    def _start(
+        self, work: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], object] | None = None
+    ) -> asyncio.Task[T]:
+        def ended(task: asyncio.Task[T]) -> None:
+            self._tasks.remove(task)
+            if done is not None:
+                done(task)
+            self._tell_idle()
+
         task = self.loop.create_task(work)
         self._tasks.append(task)
-        task.add_done_callback(done)
+        task.add_done_callback(ended)
         return task
 
     def _open_failed(self, link: int, reason: Reason, exc: BaseException) -> None:
@@ -377,7 +388,7 @@ class Driver:
             task.cancel()
 
     def _resolve(self, output: Resolve) -> None:
-        self._start(self._look_up(output), self._tasks.remove)
+        self._start(self._look_up(output))
 
     async def _look_up(self, output: Resolve) -> None:
         addresses: tuple[str, ...] = ()

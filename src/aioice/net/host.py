@@ -201,7 +201,7 @@ def _getaddrinfo(name: str) -> tuple[str, ...]:
 
 
 def _usable(texts: Iterable[object]) -> tuple[str, ...]:
-    """The IP addresses among the texts, once each. One with a zone is none: whom it reaches depends on the interface."""
+    """The IP addresses among the texts, once each, but those with a zone: they name nobody without an interface."""
     literals = [_literal(text) for text in texts if isinstance(text, str)]
     return tuple(dict.fromkeys(literal for literal in literals if literal is not None))
 
