@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aioice import Candidate, Connection, ConnectionClosed, ice
+from aioice import Candidate, Connection, ConnectionClosed, ice, listeners
 from aioice.ice import ConnectionEvent, ConsentExpired, LocalCandidate, SelectedPair, StateChanged
 
 from .peers import (
@@ -215,7 +215,7 @@ async def test_two_tasks_on_one_iterator() -> None:
 
 
 async def test_slow_reader_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "MAX_EVENTS", 3)
+    monkeypatch.setattr(listeners, "MAX_EVENTS", 3)
     connection = Connection(ice_controlling=True)
     events = connection.events()
     await connection.gather_candidates()

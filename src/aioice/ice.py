@@ -7,11 +7,10 @@ import errno
 import itertools
 import logging
 import os
-from collections import Counter, deque
+from collections import Counter
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakSet
 
 from . import stun
 from .core.address import canonical_host
@@ -36,6 +35,7 @@ from .core.events import (
 from .core.gathering import BaseLost, Found, Gathered, StunServer, TurnServer
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
+from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
 from .net.queue import ReceiveQueue
@@ -81,8 +81,6 @@ CONSENT_FAILURES = 6
 RECEIVE_BUFFER = 4 * 1024 * 1024
 #: Seconds that :meth:`Connection.close` waits for a server to confirm that a relay is deleted; the rest goes on behind.
 CLOSE_WAIT = 0.1
-#: Events that wait for a slow reader of ``events``; beyond them the oldest is dropped.
-MAX_EVENTS = 1024
 
 _LIVE = (ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED)
 #: RFC 8839 §5.4.
@@ -222,12 +220,10 @@ class Connection:
         "_gathered",
         "_queue",
         "_closed",
-        "_close_told",
         "_failure",
         "_dropped",
         "_state_waiters",
-        "_event_waiters",
-        "_event_queues",
+        "_listeners",
         "__dict__",
         "__weakref__",
     )
@@ -313,13 +309,11 @@ class Connection:
         self._gathered: dict[int, asyncio.Future[None]] = {}
         self._queue = ReceiveQueue(RECEIVE_BUFFER)
         self._closed = False
-        self._close_told = False
         self._failure = ""
         #: By the protocols that are gone.
         self._dropped: dict[str, int] = {}
         self._state_waiters: list[asyncio.Future[None]] = []
-        self._event_waiters: list[asyncio.Future[ConnectionEvent]] = []
-        self._event_queues: WeakSet[_EventQueue] | None = None
+        self._listeners = Listeners()
 
     # ------------------------------------------------------------------------------------------------------- attributes
 
@@ -662,21 +656,7 @@ class Connection:
 
     async def get_event(self) -> ConnectionEvent | None:
         """Wait for :class:`ConnectionClosed`; None once that was told. See :meth:`events` for all that happens."""
-        if self._closed:
-            await asyncio.sleep(0)
-            if self._close_told:
-                return None
-            self._close_told = True
-            return ConnectionClosed(self._failure)
-        waiter: asyncio.Future[ConnectionEvent] = asyncio.get_running_loop().create_future()
-        self._event_waiters.append(waiter)
-        try:
-            await asyncio.sleep(0)
-            event = await waiter
-        finally:
-            self._event_waiters.remove(waiter)
-        self._close_told = True
-        return event
+        return await self._listeners.get_event()
 
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """All events from now on, in order, the last being :class:`ConnectionClosed`.
@@ -684,14 +664,7 @@ class Connection:
         :class:`LocalCandidate` as candidates are found, :class:`StateChanged`, :class:`SelectedPair`,
         :class:`ConsentExpired`. A reader that is more than 1024 behind loses the oldest.
         """
-        queue = _EventQueue()
-        if self._closed:
-            queue.put(ConnectionClosed(self._failure))
-        else:
-            if self._event_queues is None:
-                self._event_queues = WeakSet()
-            self._event_queues.add(queue)
-        return queue
+        return self._listeners.reader()
 
     # ------------------------------------------------------------------------------------------ what the protocols tell
 
@@ -812,11 +785,9 @@ class Connection:
             for waiter in self._state_waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-        if self._event_queues is not None:
-            for queue in self._event_queues:
-                queue.put(event)
-        if isinstance(event, ConnectionClosed):
+        elif isinstance(event, ConnectionClosed):
             self._ended(event.reason, discard=False)
+        self._listeners.tell(event)
 
     _OUTPUT_HANDLERS: ClassVar[dict[type, Callable[[Connection, Any], None]]] = {
         Route: _route,
@@ -858,50 +829,10 @@ class Connection:
         for gathered in self._gathered.values():
             if not gathered.done():
                 gathered.set_result(None)
-        for waiter in self._event_waiters:
-            if not waiter.done():
-                waiter.set_result(ConnectionClosed(reason))
-        self._event_queues = None
+        self._listeners.tell(ConnectionClosed(reason))
 
     def __repr__(self) -> str:
         return f"Connection({self._id})"
-
-
-class _EventQueue:
-    """An async iterator of events that ends with :class:`ConnectionClosed`."""
-
-    def __init__(self) -> None:
-        self._events: deque[ConnectionEvent] = deque(maxlen=MAX_EVENTS)
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._over = False
-
-    def put(self, event: ConnectionEvent) -> None:
-        self._events.append(event)
-        self._wake()
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def __aiter__(self) -> AsyncIterator[ConnectionEvent]:
-        return self
-
-    async def __anext__(self) -> ConnectionEvent:
-        while not self._events:
-            if self._over:
-                raise StopAsyncIteration
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
-        event = self._events.popleft()
-        if isinstance(event, ConnectionClosed):
-            self._over = True
-            self._wake()
-        return event
 
 
 @lru_cache(4)

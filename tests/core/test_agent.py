@@ -353,9 +353,10 @@ class TestConnecting:
 
     def test_a_lite_agent_does_not_lose_patience(self) -> None:
         # RFC 8863 §4 speaks of those who check.
-        scene = Scene(lite=True, patience=1.0).ready().wait(100.0)
-        scene.agent.handle_timeout(scene.now)
-        assert scene.drain().add(None).agent.state is CHECKING
+        for scene in (Scene(lite=True, patience=1.0).ready(), Scene(lite=True, patience=1.0).gather().connect()):
+            scene.wait(100.0)
+            scene.agent.handle_timeout(scene.now)
+            assert scene.drain().add(None).agent.state is CHECKING
 
     def test_all_components_count(self) -> None:
         scene = Scene(components=2).ready(components=(1, 2))
