@@ -109,6 +109,22 @@ class TestResolve:
             assert await querier.resolve(NAME) == "192.0.2.55"
             assert (socket.AF_INET, "127.0.0.1", 0) in querier._links
 
+    async def test_where_sockets_cannot_be_bound_to_the_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As on other systems than Linux."""
+        monkeypatch.setattr(mdns, "_BIND_TO_GROUP", False)
+        async with protocols() as (responder, querier):
+            await responder.publish(NAME, "192.0.2.55")
+            assert await querier.resolve(NAME) == "192.0.2.55"
+            hosts = {sock.getsockname()[0] for sock in open_sockets()}
+            assert hosts and hosts <= {"0.0.0.0", "::"}
+
+    def test_interfaces_without_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without one, nobody can say where the IPv6 group is to be joined; those without addresses do not count."""
+        ips = [ifaddr.IP(("fe80::1", 0, 1), 64, "eth0"), ifaddr.IP("192.0.2.7", 24, "eth0")]
+        adapters = [ifaddr.Adapter("eth0", "eth0", ips), ifaddr.Adapter("eth1", "eth1", [])]
+        monkeypatch.setattr(ifaddr, "get_adapters", lambda: adapters)
+        assert mdns._places() == [(socket.AF_INET, "192.0.2.7", 0)]
+
     async def test_no_interface_can_be_listed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The system knows an interface all the same."""
 

@@ -18,6 +18,7 @@ from aioice.core.candidate import (
     is_mdns_hostname,
     local_preferences,
     pair_priority,
+    stands_on,
 )
 
 # Part 2 of the field cases: what real software sends.
@@ -404,6 +405,17 @@ class TestObject:
             other.port = 1
             assert candidate.port == 46243
 
+    def test_a_bare_copy(self) -> None:
+        """Without what a program has hung on it."""
+        candidate: Any = Candidate.from_sdp(SHAPES["S02"])
+        candidate.address = "192.0.2.5"
+        candidate.sdp_mid = "0"
+        other = candidate.copy()
+        assert other.to_sdp() == candidate.to_sdp() and other.address == "192.0.2.5"
+        assert not hasattr(other, "sdp_mid")
+        other.port = 1
+        assert candidate.port == 46243
+
     def test_identity(self) -> None:
         assert make() != make()
         assert len({make(), make()}) == 2
@@ -476,6 +488,19 @@ class TestFoundation:
     def test_form(self) -> None:
         """RFC 8839 §5.1: 1 to 32 ice-chars, and stable."""
         assert candidate_foundation("host", "udp", "192.0.2.1") == "6e7e5e1c50715416"
+
+
+class TestStandsOn:
+    """Which local candidates go with a base that is lost."""
+
+    def test_itself_and_what_is_reflected_from_it(self) -> None:
+        ours = make()
+        line = f"f 1 udp 5 203.0.113.1 9 typ srflx raddr {ours.host} rport {ours.port}"
+        assert stands_on(ours, ours) and not stands_on(make(), ours)
+        assert stands_on(Candidate.from_sdp(line), ours)
+        assert not stands_on(Candidate.from_sdp(line.replace("srflx", "relay")), ours)
+        assert not stands_on(Candidate.from_sdp(line.replace("f 1", "f 2")), ours)
+        assert not stands_on(Candidate.from_sdp(line.replace(f"rport {ours.port}", "rport 1")), ours)
 
 
 class TestPriority:

@@ -345,6 +345,12 @@ class TestScheduling:
         checks.untrigger(pairs[0])
         assert not checks.triggered
 
+    def test_valid_pairs_of_a_component(self) -> None:
+        checks, pairs = filled((1, "a"), (1, "b"), (1, "c"), (2, "d"))
+        for pair in (pairs[0], pairs[2], pairs[3]):
+            advance(checks, pair, SUCCEEDED)
+        assert [checks.succeeded(component) for component in (1, 2, 3)] == [2, 1, 0]
+
     def test_unanswered_pairs_of_a_component(self) -> None:
         checks, pairs = filled((1, "a"), (2, "a"), (2, "b"))
         checks.fail(pairs[0], "no answer")

@@ -334,6 +334,12 @@ class TestSilence:
         assert [when - 100 for when, _ in scene.sent] == pytest.approx([0.0, 0.1])
         assert scene.ends == [(1, pytest.approx(0.3))]
 
+    def test_a_wake_up_before_anything(self) -> None:
+        scene = Scene()
+        scene.gatherer.handle_timeout(scene.now)
+        scene.drain()
+        assert scene.outputs == [] and scene.gatherer.poll_timeout() is None
+
     def test_spurious_wake_ups_and_reports(self) -> None:
         scene = Scene(STUN).gather(HOST)
         before = list(scene.outputs)

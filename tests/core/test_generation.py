@@ -7,7 +7,13 @@ import pytest
 from aioice.core.agent import Agent, AgentConfig
 from aioice.core.candidate import Candidate
 from aioice.core.checklist import CheckList, Pair, PairState
-from aioice.core.generation import MAX_EARLY_CHECKS, EarlyCheck, Generation
+from aioice.core.generation import (
+    MAX_EARLY_CHECKS,
+    MAX_PEER_REFLEXIVE,
+    MAX_REMOTE_CANDIDATES,
+    EarlyCheck,
+    Generation,
+)
 from aioice.core.machine import LinkClosed, Opened, OpenUdp, Reason, Transmit
 from aioice.core.message import Class, Message, Method
 from aioice.core.selection import Selection
@@ -85,6 +91,17 @@ class TestRemoteCandidates:
         assert generation.find_remote(1, PEER) is None
         generation.remote_candidates.append(udp)
         assert generation.find_remote(1, PEER) is udp
+
+    def test_room_for_those_seen_and_for_those_signalled(self) -> None:
+        """Neither takes the place of the other."""
+        generation = make()
+        generation.remote_candidates += [candidate(port=n + 1, type="prflx") for n in range(MAX_PEER_REFLEXIVE - 1)]
+        generation.remote_candidates += [candidate(port=n + 1) for n in range(MAX_REMOTE_CANDIDATES - 1)]
+        assert generation.has_room("prflx") and generation.has_room("host")
+        generation.remote_candidates.append(candidate(port=9, type="prflx"))
+        assert not generation.has_room("prflx") and generation.has_room("srflx")
+        generation.remote_candidates.append(candidate(port=9, type="relay"))
+        assert not generation.has_room("host")
 
     def test_found_in_any_spelling(self) -> None:
         generation = make()

@@ -245,6 +245,50 @@ class TestFieldCases:
         assert "malformed" in refused(message(attribute(number, b"abc")))
 
 
+class TestDictionary:
+    """The attributes of a message that came are read when asked for, and behave as a dictionary."""
+
+    def test_of_a_message_that_came(self) -> None:
+        attributes = parse_message(RESPONSE4).attributes
+        whole = {**attributes}
+        assert list(reversed(attributes)) == list(reversed(whole))
+        assert attributes.copy() == whole and type(attributes.copy()) is dict
+        assert attributes | {"REALM": "x"} == {**whole, "REALM": "x"}
+        assert {"REALM": "x", "SOFTWARE": "mine"} | attributes == {"REALM": "x", **whole}
+        assert repr(attributes) == repr(whole)
+        last = list(whole)[-1]
+        assert attributes.popitem() == (last, whole.pop(last))
+        assert attributes == whole
+
+    def test_no_more_of_them(self) -> None:
+        with pytest.raises(KeyError):
+            parse_message(message()).attributes.popitem()
+
+    def test_a_copy_of_the_bytes(self) -> None:
+        assert parse_message(bytearray(RESPONSE4)).attributes == parse_message(RESPONSE4).attributes
+        assert bytes(parse_message(memoryview(RESPONSE4))) == RESPONSE4
+
+    @pytest.mark.parametrize("data", [RESPONSE4, RESPONSE6])
+    def test_written_anew_for_another_transaction(self, data: bytes) -> None:
+        """An address is masked with the transaction id."""
+        parsed = parse_message(data)
+        values = {name: parsed.attributes[name] for name in ("SOFTWARE", "XOR-MAPPED-ADDRESS")}
+        for name in ("MESSAGE-INTEGRITY", "FINGERPRINT"):
+            del parsed.attributes[name]
+        parsed.transaction_id = b"another one!"
+        assert parse_message(bytes(parsed)).attributes == values
+
+    def test_more_than_a_message_holds(self) -> None:
+        built = Message(Method.DATA, Class.INDICATION, TRANSACTION, {"DATA": bytes(0xFFFC), "NONCE": b"x"})
+        with pytest.raises(ValueError, match="a STUN message cannot have [0-9]+ bytes"):
+            bytes(built)
+
+    @pytest.mark.parametrize("name, value", [("PRIORITY", -1), ("LIFETIME", 1 << 32), ("DATA", bytes(1 << 16))])
+    def test_a_value_that_does_not_fit(self, name: str, value: object) -> None:
+        with pytest.raises(ValueError, match=f"{name} cannot be"):
+            bytes(Message(Method.BINDING, Class.REQUEST, TRANSACTION, {name: value}))
+
+
 class TestIntegrity:
     def test_sha256_after_sha1(self) -> None:
         # RFC 8489 §14.5: only this and FINGERPRINT count behind MESSAGE-INTEGRITY

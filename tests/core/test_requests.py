@@ -89,6 +89,19 @@ class TestSchedule:
         assert requests.poll_timeout() is None
 
 
+class TestLimit:
+    @pytest.mark.parametrize("limit, end", [(0, 0.5), (2, 3.5), (6, END), (9, END)])
+    def test_gives_up_after_so_many(self, requests: Requests, limit: int, end: float) -> None:
+        start(requests).limit(limit)
+        assert run(requests) == (SCHEDULE[:limit], [end])
+
+    def test_or_after_those_that_were_made(self, requests: Requests) -> None:
+        request = start(requests)
+        assert run(requests, 4.0) == (SCHEDULE[:3], [])
+        request.limit(1)
+        assert run(requests) == ([], [7.5])
+
+
 class TestKarn:
     def test_an_answer_tells_the_round_trip_time_until_the_request_is_sent_again(self, requests: Requests) -> None:
         request = start(requests)

@@ -186,3 +186,23 @@ class TestLiteSelf:
             peer.node.do(peer.agent.select, 1, link, peer.agent.remote_candidates[0])
         assert [peer.agent.state for peer in p] == ["completed", "completed"]
         p.talk()
+
+
+class TestUnannounced:
+    """A peer that answers checks and sends none, though nobody said that it is lite."""
+
+    def test_it_is_taken_after_the_patience(self) -> None:
+        world, agent, puppet = puppeteer(controlling=False, patience=5.0)
+        agent.add(f"1 1 udp 2130706431 {puppet.address[0]} {puppet.address[1]} typ host", None)
+        world.run(until=4.9)
+        assert agent.agent.state == "checking"
+        world.run(until=5.1)
+        assert agent.agent.state == "connected"
+
+    def test_not_with_the_wrong_password(self) -> None:
+        """Its checks are not ours: it answers, but it will never use the pair."""
+        world, agent, puppet = puppeteer(controlling=False, patience=5.0)
+        agent.add(f"1 1 udp 2130706431 {puppet.address[0]} {puppet.address[1]} typ host", None)
+        puppet.check(agent, password="wrong password of 22 chars")
+        world.run(until=20)
+        assert agent.agent.state == "checking"

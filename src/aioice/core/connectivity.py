@@ -451,6 +451,9 @@ class Checker:
                 ):
                     return generation
         self.drops["request not authentic"] += 1
+        for generation in self.generations:
+            if generation.checks.find(base.link, peer) is not None:
+                generation.misdirected = True
         answer = self._strangers.answer(now, message, size, peer, code)
         if answer is not None:
             self._transmit(base, peer, answer)

@@ -43,6 +43,7 @@ class Generation:
         "resolving",
         "early",
         "heard",
+        "misdirected",
         "remote_is_lite",
         "checking",
         "interrupted",
@@ -71,6 +72,8 @@ class Generation:
         self.early: list[EarlyCheck] = []
         #: Components for which the peer has sent a check: it has our credentials and runs checks of its own.
         self.heard: list[int] = []
+        #: Checks came from a paired address with credentials that are not ours: it is no peer of this session.
+        self.misdirected = False
         #: The peer is an ICE-lite agent, which sends none.
         self.remote_is_lite = False
         #: ``connect`` was called: checks run.
@@ -141,9 +144,9 @@ class Generation:
         whom they talk to.
         """
         pairs = self.selection.pairs
+        silent = self.remote_is_lite or (self.patience_over and not self.misdirected)
         return all(
-            (pair := pairs.get(component)) is not None
-            and (pair.nominated or component in self.heard or self.remote_is_lite or self.patience_over)
+            (pair := pairs.get(component)) is not None and (pair.nominated or component in self.heard or silent)
             for component in self.components
         )
 
