@@ -462,6 +462,15 @@ class TestRequests:
         assert scene.checker.drops == {"request not authentic": 1}
         assert scene.told == [] and scene.checks == [] and scene.generation.checks.pairs == []
 
+    def test_of_whom_we_check(self) -> None:
+        """The peer checks, but somebody else than us, or with what it was told wrongly; strangers do not count."""
+        scene = Scene()
+        pair, _ = scene.checked()
+        scene.hear(check(password="another password"), peer=ELSEWHERE)
+        assert not scene.generation.misdirected
+        scene.hear(check(username="others:theirs"), peer=pair.peer)
+        assert scene.generation.misdirected
+
     @pytest.mark.parametrize("wrong", [{"password": None}, {"username": None}], ids=str)
     def test_no_credentials(self, wrong: dict[str, Any]) -> None:
         scene = Scene()

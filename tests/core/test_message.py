@@ -278,6 +278,13 @@ class TestDictionary:
         parsed.transaction_id = b"another one!"
         assert parse_message(bytes(parsed)).attributes == values
 
+    def test_what_is_not_changed_stays_as_it_came(self) -> None:
+        """Its padding, too, which may be anything (RFC 8489 §14)."""
+        realm = attribute(0x0014, b"realm", padding=b" ")
+        parsed = parse_message(message(realm))
+        parsed.attributes["NONCE"] = b"new!"
+        assert bytes(parsed) == message(realm + attribute(0x0015, b"new!"))
+
     def test_more_than_a_message_holds(self) -> None:
         built = Message(Method.DATA, Class.INDICATION, TRANSACTION, {"DATA": bytes(0xFFFC), "NONCE": b"x"})
         with pytest.raises(ValueError, match="a STUN message cannot have [0-9]+ bytes"):

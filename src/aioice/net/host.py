@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .stream import open_stream
 from .udp import open_endpoint, open_udp
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ class AsyncioHost:
             if self._ssl_context is None:
                 self._ssl_context = ssl.create_default_context()
             context = self._ssl_context
+        from .stream import open_stream  # only TURN over TCP and TLS need it
+
         return await open_stream(self._loop, protocol, peer, context, server_name)
 
     async def resolve(self, name: str) -> tuple[str, ...]:
