@@ -158,7 +158,6 @@ class TestRestart:
         assert gaps(p) == []
         assert set(p.left.routed) == {1, 2}
 
-
     def test_who_was_heard_only_before_is_revoked(self) -> None:
         """Data is still taken from the address that the new generation uses, no longer from another."""
         p = connected()
