@@ -1,6 +1,6 @@
 """The measured situations. Uses only what aioice 0.13.0 has too: the same script runs on both.
 
-    python benchmarks/cases.py CASE [RUNS [SEED]]      prints one JSON object: lists of numbers by name
+python benchmarks/cases.py CASE [RUNS [SEED]]      prints one JSON object: lists of numbers by name
 """
 
 from __future__ import annotations

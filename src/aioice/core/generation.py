@@ -50,7 +50,6 @@ class Generation:
         "patience_ends",
         "patience_over",
         "remote_username",
-        "_remote_password",
         "local_username",
         "local_password",
         "local_key",
@@ -84,7 +83,6 @@ class Generation:
         self.patience_ends = 0.0
         self.patience_over = False
         self.remote_username: str | None = None
-        self._remote_password = ""
         self.set_local_credentials(local_username, local_password)
 
     def set_local_credentials(self, username: str, password: str) -> None:
