@@ -77,6 +77,14 @@ class TestPriority:
         assert [pair.component for pair in checks.pairs] == [1, 2, 3]
         assert [pair.component for pair in checks.of_component(2)] == [2]
 
+    def test_a_change_of_role_forgets_what_was_to_be_nominated(self) -> None:
+        """What the peer nominated is not ours to nominate, nor the other way round (§7.3.1.1)."""
+        checks = check_list(controlling=False)
+        pair = add(checks, base(1), candidate(port=1))
+        pair.use_candidate = True
+        checks.set_role(True)
+        assert not pair.use_candidate
+
     def test_the_role_decides_and_changes_the_order(self) -> None:
         # §7.3.1.1; the role bit decides among pairs that are else equal.
         checks = check_list(controlling=True)
