@@ -150,6 +150,19 @@ class TestRestart:
         assert [peer.agent.state for peer in p] == ["failed", "failed"]
         p.talk()
 
+    def test_the_new_generation_fails_and_then_the_old_pair_dies(self) -> None:
+        """Nothing is left to wait for: the session ends with the old pair's consent, and says so."""
+        p = connected()
+        p.left.restart()
+        p.left.agent.connect(p.world.now, "nobody", "p" * 22)
+        p.left.node.do(p.left.agent.add_remote_candidate, None)
+        p.world.run_until(lambda: p.left.agent.state == "failed", timeout=60)
+        assert p.left.closed == []
+        p.world.drop(lambda packet: True)
+        p.world.run(until=p.world.now + 37)
+        ((_, reason),) = p.left.closed
+        assert "consent expired" in reason
+
     def test_two_components(self) -> None:
         p = connected(components=2)
         p.restart()

@@ -591,9 +591,9 @@ class Agent:
             self._sending.use(now, generation, pair)  # else the old generation has been replaced already
 
     def _sending_ended(self, now: float, ended: SendingEnded) -> None:
-        """The end of the connection, unless a restart is under way."""
+        """The end of the connection, unless a restart is under way and may still succeed."""
         generation = self._generation
-        if ended.generation is generation:
+        if ended.generation is generation or self._state is ConnectionState.FAILED:
             self.close(now, ended.reason)
             return
         generation.interrupted = True
