@@ -12,7 +12,7 @@ import sys
 import tarfile
 import tempfile
 import venv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +61,17 @@ class Environment:
             sys.exit(f"the installed package is not this one: {', '.join(different + missing)}")
         print(f"aioice {version} from {ROOT / 'src'}, {len(names)} files", flush=True)
 
-    def run_pytest(self, directory: Path, arguments: Iterable[str]) -> int:
-        command = [str(self.python), "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--timeout={TEST_TIME_LIMIT}"]
-        return subprocess.run([*command, *arguments], cwd=directory, env=environment()).returncode
+    def run_pytest(self, directory: Path, arguments: Sequence[str], again: int = 0) -> int:
+        """Run the tests in ``directory``; those that failed up to ``again`` times more, which the output shows."""
+        cache = ["-o", f"cache_dir={directory / '.pytest_cache'}"]
+        command = [str(self.python), "-m", "pytest", "-q", f"--timeout={TEST_TIME_LIMIT}", *cache, *arguments]
+        code = subprocess.run(command, cwd=directory, env=environment()).returncode
+        for _ in range(again):
+            if code == 1:
+                print("\nthe failed ones again, alone:", flush=True)
+                command += ["--last-failed", "--last-failed-no-failures=none", "-rp"]
+                code = subprocess.run(command, cwd=directory, env=environment()).returncode
+        return code
 
     def collect(self, directory: Path) -> list[str]:
         """The ids of all tests below ``directory``, in their order."""
