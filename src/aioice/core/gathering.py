@@ -1,9 +1,9 @@
 """From addresses and servers to candidates (RFC 8445 §5.1.1): a child machine of the agent.
 
-It owns the bases and says when nobody need wait for more candidates. Whom it asks on the way, and what it knows of them,
-is the business of its children: :mod:`aioice.core.reflexive` for STUN servers, :mod:`aioice.core.relays` for TURN
-servers. Neither is there before there is a server. It does not know pairs: the agent hands it what arrives on its
-server links and the answers it asked for, and drains it into its own queue.
+It owns the bases and says when nobody need wait for more candidates. How servers are asked is the business of its
+children, :mod:`aioice.core.reflexive` for STUN and :mod:`aioice.core.relays` for TURN; neither is there before there is
+a server. It does not know pairs: the agent hands it what arrives on its server links and the answers it asked for, and
+drains it into its own queue.
 """
 
 from __future__ import annotations
@@ -351,9 +351,7 @@ class Gatherer:
 
         return Questions(question, self._next_link, self._outputs)
 
-    def _resolved(
-        self, job: Job, server: StunServer, inquiry: Inquiry, now: float, addresses: tuple[str, ...]
-    ) -> None:
+    def _resolved(self, job: Job, server: StunServer, inquiry: Inquiry, now: float, addresses: tuple[str, ...]) -> None:
         if self._closed:
             return
         if addresses:

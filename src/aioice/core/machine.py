@@ -98,7 +98,9 @@ class Resolve(Record):
 
 
 class FetchCredentials(Record):
-    """Ask the application for the credentials of a server, by its number; answered by one :class:`CredentialsFetched`."""
+    """Ask the application for the credentials of a server, by its number; answered by one
+    :class:`CredentialsFetched`.
+    """
 
     query: int
     server: int
@@ -210,7 +212,9 @@ class Resolved(Record):
 
 
 class CredentialsFetched(Record):
-    """The credentials are good until ``expires``, or without end; they are None if there are none: ``detail`` says why."""
+    """Credentials that are good until ``expires``, or for nobody knows how long; None if there are none, and ``detail``
+    says why.
+    """
 
     query: int
     username: str | None

@@ -16,9 +16,7 @@ class Questions:
 
     __slots__ = ("_question", "_next_query", "_outputs", "_waiting", "_queries", "_known")
 
-    def __init__(
-        self, question: Callable[[int, Any], Any], next_query: Callable[[], int], outputs: list[Any]
-    ) -> None:
+    def __init__(self, question: Callable[[int, Any], Any], next_query: Callable[[], int], outputs: list[Any]) -> None:
         self._question = question
         self._next_query = next_query
         self._outputs = outputs

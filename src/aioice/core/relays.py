@@ -80,11 +80,25 @@ class Seat:
 class Attempt:
     """One address of a server, asked over one transport."""
 
-    __slots__ = ("seat", "inquiry", "families", "name", "allocation", "tries", "visited", "opened", "since")
+    __slots__ = (
+        "seat",
+        "server",
+        "inquiry",
+        "families",
+        "name",
+        "allocation",
+        "tries",
+        "visited",
+        "opened",
+        "since",
+        "relays",
+        "lost",
+    )
 
-    def __init__(self, seat: Seat, inquiry: Inquiry, families: tuple[int, ...], name: str) -> None:
+    def __init__(self, seat: Seat, server: TurnServer, now: float, families: tuple[int, ...], name: str) -> None:
         self.seat = seat
-        self.inquiry = inquiry
+        self.server = server
+        self.inquiry = Inquiry(server, seat.component, now)
         self.families = families
         #: The name in the server's certificate.
         self.name = name
@@ -96,11 +110,14 @@ class Attempt:
         #: When its link was open, and since when there is a relay.
         self.opened: float | None = None
         self.since = 0.0
+        #: Families of its relays, by link, and of those that have just been lost.
+        self.relays: dict[int, int] = {}
+        self.lost: list[int] = []
 
     @property
     def rank(self) -> int:
         """UDP before TCP before TLS: what is stacked on TCP waits for lost segments."""
-        return rank_of(self.inquiry.server)
+        return rank_of(self.server)
 
     @property
     def place(self) -> tuple[int, Address]:
@@ -108,7 +125,7 @@ class Attempt:
         return self.rank, self.inquiry.address
 
 
-def rank_of(server: Any) -> int:
+def rank_of(server: TurnServer) -> int:
     return 2 if server.tls else 0 if server.transport == "udp" else 1
 
 
@@ -222,11 +239,11 @@ class Relays:
         seat.retry_at = None
         seat.blocked = {place: until for place, until in seat.blocked.items() if now < until}
         begun = [
-            self._attempt(seat, Inquiry(server, seat.component, now), self._families, server.host)
+            self._attempt(now, seat, server, self._families, server.host.removesuffix("."))  # no certificate has that
             for server in seat.servers
         ]
         for attempt in begun:
-            server: TurnServer = attempt.inquiry.server
+            server = attempt.server
             if server.tls and server.transport != "tcp":
                 self._end(now, attempt, Verdict.NOT_SUPPORTED, "TURN over DTLS is not spoken here")
                 continue
@@ -235,15 +252,15 @@ class Relays:
                 self._credentials(now, server.source, _ignore, False)
             self._resolve(now, server.host, partial(self._resolved, attempt))
 
-    def _attempt(self, seat: Seat, inquiry: Inquiry, families: tuple[int, ...], name: str) -> Attempt:
-        attempt = Attempt(seat, inquiry, families, name)
+    def _attempt(self, now: float, seat: Seat, server: TurnServer, families: tuple[int, ...], name: str) -> Attempt:
+        attempt = Attempt(seat, server, now, families, name)
         seat.attempts.append(attempt)
-        self._outputs.append(Asked(inquiry))
+        self._outputs.append(Asked(attempt.inquiry))
         return attempt
 
     def _resolved(self, attempt: Attempt, now: float, addresses: tuple[str, ...]) -> None:
         """Every address is asked, the first one by the attempt that had the name looked up."""
-        seat, server = attempt.seat, attempt.inquiry.server
+        seat, server = attempt.seat, attempt.server
         if self._closed or not attempt.inquiry.pending:
             return
         if not addresses:
@@ -251,13 +268,13 @@ class Relays:
             return
         for number, host in enumerate(addresses[:MAX_ADDRESSES]):
             if number:
-                attempt = self._attempt(seat, Inquiry(server, seat.component, now), attempt.families, attempt.name)
+                attempt = self._attempt(now, seat, server, attempt.families, attempt.name)
             attempt.inquiry.address = (host, server.port)
             self._ready(now, attempt)
 
     def _ready(self, now: float, attempt: Attempt) -> None:
         """The address is known: get the credentials, wait for the turn, ask."""
-        server: TurnServer = attempt.inquiry.server
+        server = attempt.server
         blocked = attempt.seat.blocked.get(attempt.place, 0.0)
         if now < blocked:
             self._end(now, attempt, Verdict.REFUSED, f"not to be asked again for {blocked - now:.0f} s")
@@ -292,14 +309,12 @@ class Relays:
         attempt.inquiry.alive = False
         self._pace(now, partial(self._start, attempt, credentials))
 
-    def _start(
-        self, attempt: Attempt, credentials: tuple[str | None, str | None, float | None], now: float
-    ) -> bool:
+    def _start(self, attempt: Attempt, credentials: tuple[str | None, str | None, float | None], now: float) -> bool:
         inquiry = attempt.inquiry
         if self._closed or not inquiry.pending:
             return False
         inquiry.started = now
-        server: TurnServer = inquiry.server
+        server = attempt.server
         assert inquiry.address is not None
         username, password, expires = credentials
         config = AllocationConfig(
@@ -381,7 +396,9 @@ class Relays:
             elif isinstance(output, AllocationFailed):
                 self._failed(now, attempt, output)
             elif isinstance(output, AllocationLost):
-                self._lost(now, attempt, output)
+                self._outputs.append(RelayLost(output.relay_link, output.detail))
+                attempt.lost.append(attempt.relays.pop(output.relay_link))
+                attempt.inquiry.detail = f"lost: {output.detail}"
             elif isinstance(output, PeerRefused):
                 self._outputs.append(RelayRefused(output.relay_link, output.peer, output.code))
             elif isinstance(output, PeerUnreachable):
@@ -397,6 +414,9 @@ class Relays:
                     self.server_links.pop(link, None)
             else:
                 self._outputs.append(output)
+        if attempt.lost:
+            lost, attempt.lost = attempt.lost, []
+            self._lost(now, attempt, lost)
 
     def _allocated(self, now: float, attempt: Attempt, allocated: Allocated) -> None:
         seat, inquiry = attempt.seat, attempt.inquiry
@@ -406,9 +426,8 @@ class Relays:
             seat.wanted = True
             attempt.since = now
             attempt.tries = 0
-        self._outputs.append(
-            Relayed(allocated.relay_link, allocated.relayed, allocated.mapped, inquiry, attempt.rank)
-        )
+        attempt.relays[allocated.relay_link] = 6 if ":" in allocated.relayed[0] else 4
+        self._outputs.append(Relayed(allocated.relay_link, allocated.relayed, allocated.mapped, inquiry, attempt.rank))
         if inquiry.pending:
             self._end(now, attempt, Verdict.ANSWERED)
         for other in seat.attempts[:]:
@@ -417,10 +436,13 @@ class Relays:
 
     def _family_missing(self, now: float, attempt: Attempt, missing: FamilyMissing) -> None:
         """A server before RFC 8656 passes the wish over: it is asked once more, over a second 5-tuple."""
-        if missing.code:
-            return
-        inquiry = Inquiry(attempt.inquiry.server, attempt.seat.component, now, attempt.inquiry.address)
-        self._ready(now, self._attempt(attempt.seat, inquiry, (missing.family,), attempt.name))
+        if not missing.code:
+            self._ask_again(now, attempt, missing.family)
+
+    def _ask_again(self, now: float, attempt: Attempt, family: int) -> None:
+        another = self._attempt(now, attempt.seat, attempt.server, (family,), attempt.name)
+        another.inquiry.address = attempt.inquiry.address
+        self._ready(now, another)
 
     def _failed(self, now: float, attempt: Attempt, failed: AllocationFailed) -> None:
         inquiry, seat = attempt.inquiry, attempt.seat
@@ -458,27 +480,26 @@ class Relays:
                 return
             if isinstance(answer, str):
                 attempt.inquiry.detail = answer
-                answer = (None, None, None)
-            allocation.set_credentials(now, *answer)
+                allocation.set_credentials(now, None, None)
+            else:
+                allocation.set_credentials(now, *answer)
             self._drain(now, allocation, attempt)
 
-        source = attempt.inquiry.server.source
-        if source is not None:
-            self._credentials(now, source, fetched, True)
+        if attempt.server.source is not None:
+            self._credentials(now, attempt.server.source, fetched, True)
 
-    def _lost(self, now: float, attempt: Attempt, lost: AllocationLost) -> None:
+    def _lost(self, now: float, attempt: Attempt, families: list[int]) -> None:
         seat = attempt.seat
-        self._outputs.append(RelayLost(lost.relay_link, lost.detail))
-        if attempt not in seat.live:
-            return
-        seat.live.remove(attempt)
-        attempt.inquiry.detail = f"lost: {lost.detail}"
         stable = now - attempt.since >= STABLE
-        if attempt.families == self._families:
+        if not attempt.relays and attempt in seat.live:
+            seat.live.remove(attempt)
+        if attempt.relays or attempt.families != self._families:
+            # The server still gives us the other family.
+            for family in families if stable else ():
+                self._ask_again(now, attempt, family)
+        else:
             seat.failures = 0 if stable else seat.failures + 1
             self._retry(now, seat)
-        elif stable:
-            self._family_missing(now, attempt, FamilyMissing(attempt.families[0], 0))
 
     def _retry(self, now: float, seat: Seat) -> None:
         """Make a lost allocation anew, sooner or later."""

@@ -240,6 +240,8 @@ def verdict_of(reason: Reason, code: int = 0) -> Verdict:
 
 def explain(reason: Reason, detail: str) -> str:
     """The detail of a failure, with its meaning in front where the system's words hide it."""
-    if reason is Reason.TLS and any(word in detail for word in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER")):
+    if reason is Reason.TLS and any(
+        word in detail for word in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER")
+    ):
         return f"what answers there does not speak TLS ({detail})"
     return detail or str(reason)
