@@ -79,7 +79,7 @@ def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.s
 
 
 class OwnNetwork(Protocol):
-    """What a loop has as its ``aioice_network`` when sockets and names are not the system's, as in :mod:`aioice.sim`."""
+    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`."""
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
         """As the function of this name."""

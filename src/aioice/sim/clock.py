@@ -83,7 +83,7 @@ class Clock:
         return self.now
 
     def skip(self, seconds: float) -> None:
-        """Let time pass in which nobody can do anything, as in a program that blocks: what was due meanwhile is late."""
+        """Let time pass in which nobody can do anything, as in a program that blocks: what was due is late."""
         if seconds < 0:
             raise ValueError("time does not run backwards")
         self.now = round(self.now + seconds, 9)

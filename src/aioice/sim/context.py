@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .hosts import Host
 
-#: The host, and what was there before: no tokens, which would tie the end of a ``with`` block to its beginning's context.
+#: The host, and what was there before. No tokens: they would tie the end of a ``with`` block to one context.
 _Place = tuple["Host", "_Place | None"]
 
 _place: ContextVar[_Place | None] = ContextVar("aioice.sim host", default=None)

@@ -69,7 +69,7 @@ class Network:
         return self._loop.world.names.look_up(name)[1]
 
 
-class Endpoints(asyncio.AbstractEventLoop):
+class Endpoints(asyncio.BaseEventLoop):
     """The half of :class:`Loop` that opens things."""
 
     world: World
@@ -125,7 +125,7 @@ class Endpoints(asyncio.AbstractEventLoop):
 
     # --------------------------------------------------------------------------------------------------------- streams
 
-    async def create_connection(  # type: ignore[override]
+    async def create_connection(
         self,
         protocol_factory: Callable[[], Any],
         host: str | None = None,
@@ -249,7 +249,7 @@ class Endpoints(asyncio.AbstractEventLoop):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return infos
 
-    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:  # type: ignore[override]
+    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """The first name that has the address, or the address itself; and the port as text."""
         names = self.world.names
         name = next((name for name, addresses in names.items() if sockaddr[0] in addresses), sockaddr[0])

@@ -190,4 +190,3 @@ class Firewall(Router):
         super().block(packet)
         if self.rejects and packet.origin is not None:
             self.world.after(self.world.now - packet.time, packet.origin.failed, packet.dst, Reason.UNREACHABLE)
-

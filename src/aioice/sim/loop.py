@@ -50,7 +50,7 @@ class _Timer(asyncio.TimerHandle):
         self.event.cancel()
 
 
-class Loop(Endpoints, asyncio.BaseEventLoop):
+class Loop(Endpoints):
     """The event loop that :meth:`World.run` makes. It may also be made by hand, for :class:`asyncio.Runner`.
 
     :meth:`time` is the world's. :meth:`run_in_executor` calls the function at once, in this thread, and takes no
@@ -102,8 +102,14 @@ class Loop(Endpoints, asyncio.BaseEventLoop):
 
     def run_forever(self) -> None:
         """Run until :meth:`stop`; raises :exc:`Deadlock` when nothing will ever happen any more."""
-        with patched():
-            super().run_forever()
+        if self.world.loop is not None:
+            raise RuntimeError("another event loop runs this world already")
+        self.world.loop = self
+        try:
+            with patched():
+                super().run_forever()
+        finally:
+            self.world.loop = None
 
     def _run_once(self) -> None:
         """One turn: the next event of the world, if nobody is ready before it, and all that are ready then."""
@@ -189,6 +195,13 @@ def create_task(host: Host, coroutine: Coroutine[Any, Any, T], name: str | None)
 
 def run(world: World, main: Coroutine[Any, Any, T], host: Host | None, timeout: float | None) -> T:
     """See :meth:`World.run`."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        main.close()
+        raise RuntimeError("World.run() cannot be called from within a running event loop")
     with asyncio.Runner(loop_factory=lambda: Loop(world)) as runner:
         return runner.run(_limited(main, timeout), context=None if host is None else context_on(host))
 

@@ -257,7 +257,7 @@ class StreamTransport(asyncio.Transport):
             protocol.data_received(data)
             return
         while data:
-            buffer = protocol.get_buffer(len(data))
+            buffer = cast("memoryview", protocol.get_buffer(len(data)))
             size = min(len(buffer), len(data))
             buffer[:size], data = data[:size], data[size:]
             protocol.buffer_updated(size)

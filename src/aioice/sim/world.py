@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..core.machine import Address, Machine
     from .gateways import FirewallOptions
     from .links import Packet, PathOptions
+    from .loop import Loop
     from .nat import NatOptions
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class World(Clock):
         #: Addresses of servers that speak ChannelData.
         self.turn_addresses: set[Address] = set()
         self.overrides: dict[tuple[Attached, Attached], PathOptions] = {}
+        #: The event loop that runs now.
+        self.loop: Loop | None = None
         self._drops: list[Drop] = []
 
     # --------------------------------------------------------------------------------------------------- what is in it
@@ -123,7 +126,7 @@ class World(Clock):
                 host.add_address(address)
         return host
 
-    # -------------------------------------------------------------------------------------------- what happens to packets
+    # ------------------------------------------------------------------------------------------ what happens to packets
 
     def path(self, a: Attached, b: Attached, *, both: bool = True, **changes: Unpack[PathOptions]) -> None:
         """Other conditions between two hosts (or the gateways before them), both ways unless told otherwise.
@@ -141,6 +144,12 @@ class World(Clock):
     def dropped(self, packet: Packet) -> bool:
         """Whether a hook swallows this packet."""
         return any(drop.takes(packet) for drop in self._drops)
+
+    def describe(self, last: int = 20) -> str:
+        """What became of the packets, and the last of them, as lines of text."""
+        from .log import describe
+
+        return describe(self.packets, last)
 
     # ------------------------------------------------------------------------------------------------- what runs in it
 
@@ -169,8 +178,12 @@ class World(Clock):
         :param host: where ``main`` runs; without one, it says where by ``with host:`` and ``host.create_task()``.
         :param timeout: seconds of virtual time after which it is cancelled and :exc:`TimeoutError` raised.
         :raises Deadlock: when nothing will ever happen any more, and ``main`` still waits.
-        :raises RuntimeError: within a running event loop.
+        :raises RuntimeError: within a running event loop; there, await :func:`asyncio.sleep` to let time pass.
         """
+        if self.loop is not None:
+            if main is not None:
+                main.close()
+            raise RuntimeError("this world runs already: within a coroutine, time passes by 'await asyncio.sleep()'")
         if main is None:
             assert until is not None, "either a coroutine or a time"
             self.advance(until)
