@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_endpoint, open_udp
+from .udp import open_endpoint, open_udp, own_network
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -142,6 +142,9 @@ class AsyncioHost:
             return (literal,)
         if name.rstrip(".").lower().endswith(".local"):
             return _usable(await self._resolver(name)) if self._resolver is not None else ()
+        network = own_network(self._loop)
+        if network is not None:
+            return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)
 
 
