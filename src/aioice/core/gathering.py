@@ -329,7 +329,7 @@ class Gatherer:
         inquiry = Inquiry(server, job.component, now)
         if server.transport != "udp" or server.tls:
             inquiry.end(Verdict.NOT_SUPPORTED, "STUN over TCP or TLS tells nothing about UDP sockets")
-            self._inquiries.append(inquiry)
+            self._pend(inquiry)
             return
         try:
             literal = canonical_host(server.host)

@@ -61,7 +61,7 @@ STABLE = 30.0
 class Seat:
     """A relay that a component wants from one server, in whatever way it is to be had."""
 
-    __slots__ = ("component", "servers", "attempts", "live", "blocked", "wanted", "failures", "retry_at")
+    __slots__ = ("component", "servers", "attempts", "live", "wanted", "failures", "again_at", "retry_at")
 
     def __init__(self, component: int) -> None:
         self.component = component
@@ -69,11 +69,11 @@ class Seat:
         self.attempts: list[Attempt] = []
         #: Those of them that have given a relay.
         self.live: list[Attempt] = []
-        #: Until when an address is not to be asked again (RFC 8656 §7.4).
-        self.blocked: dict[tuple[int, Address], float] = {}
         #: It has had a relay, and is to get another one when that is lost.
         self.wanted = False
         self.failures = 0
+        #: When one of the ways that have failed may be tried again, at the earliest.
+        self.again_at = 0.0
         self.retry_at: float | None = None
 
 
@@ -153,6 +153,7 @@ class Relays:
         "_attempts",
         "_by_link",
         "server_links",
+        "_blocked",
         "_closed",
     )
 
@@ -183,6 +184,8 @@ class Relays:
         self._by_link: dict[int, Attempt] = {}
         #: Links to servers, and whether they are streams: then it is a sign of life that they open.
         self.server_links: dict[int, bool] = {}
+        #: Until when a server is not to be asked again by a user, whatever the way (RFC 8656 §7.4).
+        self._blocked: dict[tuple[str, tuple[Any, ...]], float] = {}
         self._closed = False
 
     # ----------------------------------------------------------------------------------------------------------- verbs
@@ -240,7 +243,8 @@ class Relays:
 
     def _begin(self, now: float, seat: Seat) -> None:
         seat.retry_at = None
-        seat.blocked = {place: until for place, until in seat.blocked.items() if now < until}
+        seat.again_at = float("inf")
+        self._blocked = {key: until for key, until in self._blocked.items() if now < until}
         begun = [
             self._attempt(now, seat, server, self._families, server.host.removesuffix("."))  # no certificate has that
             for server in seat.servers
@@ -278,9 +282,9 @@ class Relays:
     def _ready(self, now: float, attempt: Attempt) -> None:
         """The address is known: get the credentials, wait for the turn, ask."""
         server = attempt.server
-        blocked = attempt.seat.blocked.get(attempt.place, 0.0)
-        if now < blocked:
-            self._end(now, attempt, Verdict.REFUSED, f"not to be asked again for {blocked - now:.0f} s")
+        until = self._blocked.get((attempt.place[1][0], user_of(server)), 0.0)
+        if now < until:
+            self._end(now, attempt, Verdict.REFUSED, f"not to be asked again for {until - now:.0f} s", again=until)
         elif any(self._rivals(attempt)):
             self._end(now, attempt, Verdict.NOT_NEEDED, "another URL leads to the same server")
         elif server.source is None:
@@ -454,7 +458,7 @@ class Relays:
         self._ready(now, another)
 
     def _failed(self, now: float, attempt: Attempt, failed: AllocationFailed) -> None:
-        inquiry, seat = attempt.inquiry, attempt.seat
+        inquiry = attempt.inquiry
         if not inquiry.pending:
             return
         attempt.tries += 1
@@ -465,10 +469,12 @@ class Relays:
         elif step.step is Step.REDIRECT and self._redirect(now, attempt, step.alternates, step.domain):
             pass
         else:
-            if step.hold_off and failed.code:
-                seat.blocked[attempt.place] = now + step.hold_off
+            final = step.step is Step.GIVE_UP and attempt.server.source is None
+            again = float("inf") if final else now + step.hold_off
+            if step.hold_off:
+                self._blocked[attempt.place[1][0], user_of(attempt.server)] = again
             detail = explain(failed.reason, failed.detail)
-            self._end(now, attempt, verdict_of(failed.reason, failed.code), detail, failed.code)
+            self._end(now, attempt, verdict_of(failed.reason, failed.code), detail, failed.code, again)
 
     def _redirect(self, now: float, attempt: Attempt, alternates: Sequence[Address], domain: str | None) -> bool:
         """RFC 8489 §10; over TLS the certificate is that of the name that we know, unless the server names another."""
@@ -508,20 +514,22 @@ class Relays:
                 self._ask_again(now, attempt, family)
         else:
             seat.failures = 0 if stable else seat.failures + 1
-            self._retry(now, seat)
+            self._retry(now, seat, now)
 
-    def _retry(self, now: float, seat: Seat) -> None:
-        """Make a lost allocation anew, sooner or later."""
+    def _retry(self, now: float, seat: Seat, earliest: float) -> None:
+        """Make a lost allocation anew, sooner or later; not if the server would only say the same again."""
         if self._closed or not seat.wanted or seat.attempts or any(a.families == self._families for a in seat.live):
             return
         if not seat.failures:
             self._begin(now, seat)
             return
+        if earliest == float("inf"):
+            seat.wanted = False
+            return
         wait = min(FIRST_WAIT * 2 ** (seat.failures - 1), LONGEST_WAIT)
         # Clients of a server that restarts must not all come back at once.
-        seat.retry_at = now + wait * (0.75 + self._random(1)[0] / 512)
-        if len(seat.blocked) >= len(seat.servers):
-            seat.retry_at = max(seat.retry_at, min(seat.blocked.values()))
+        wait *= 0.75 + self._random(1)[0] / 512
+        seat.retry_at = max(now + wait, earliest)
 
     def _give_up(self, now: float, attempt: Attempt, verdict: Verdict, detail: str) -> None:
         self._end(now, attempt, verdict, detail)
@@ -530,15 +538,20 @@ class Relays:
             allocation.close(now)
             self._drain(now, allocation, attempt)
 
-    def _end(self, now: float, attempt: Attempt, verdict: Verdict, detail: str = "", code: int = 0) -> None:
+    def _end(
+        self, now: float, attempt: Attempt, verdict: Verdict, detail: str = "", code: int = 0, again: float = 0.0
+    ) -> None:
+        """Nobody need wait for it any more; it may be tried again at the time ``again``."""
         seat = attempt.seat
         attempt.inquiry.end(verdict, detail, code)
         if attempt in seat.attempts:
             seat.attempts.remove(attempt)
         self._outputs.append(Ended(attempt.inquiry))
-        if verdict is not Verdict.ANSWERED and seat.wanted and not seat.attempts:
-            seat.failures += 1
-            self._retry(now, seat)
+        if verdict is not Verdict.ANSWERED:
+            seat.again_at = min(seat.again_at, again)
+            if seat.wanted and not seat.attempts:
+                seat.failures += 1
+                self._retry(now, seat, seat.again_at)
 
 
 def _ignore(now: float, answer: Any) -> None:
