@@ -35,6 +35,7 @@ from .core.events import (
 from .core.gathering import BaseLost, Found, Gathered, StunServer, TurnServer
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
+from .core.sending import NOTHING
 from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
@@ -44,7 +45,7 @@ from .utils import random_string
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from .core.machine import Address, Output
 
@@ -306,13 +307,13 @@ class Connection:
         self._gather_task: asyncio.Future[None] | None = None
         #: What callers wait for: the gathering, or :meth:`close`.
         self._gathering: asyncio.Future[None] | None = None
-        self._gathered: dict[int, asyncio.Future[None]] = {}
+        self._gathered: Mapping[int, asyncio.Future[None]] = NOTHING
         self._queue = ReceiveQueue(RECEIVE_BUFFER)
         self._closed = False
         self._failure = ""
         #: By the protocols that are gone.
-        self._dropped: dict[str, int] = {}
-        self._state_waiters: list[asyncio.Future[None]] = []
+        self._dropped: Mapping[str, int] = NOTHING
+        self._state_waiters: tuple[asyncio.Future[None], ...] = ()
         self._listeners = Listeners()
 
     # ------------------------------------------------------------------------------------------------------- attributes
@@ -404,13 +405,17 @@ class Connection:
 
     async def _gather(self) -> None:
         driver = self._running_driver()
-        driver.do(self._read_attributes)
+        self._read_attributes(driver.now())
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
             addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
         components = self._components
         try:
-            await asyncio.gather(*(self._gather_component(component, addresses) for component in components))
+            gathering = [self._gather_component(component, addresses) for component in components]
+            if len(gathering) == 1:
+                await gathering[0]
+            else:
+                await asyncio.gather(*gathering)
         finally:
             if self._closed:
                 self._close_unadopted()
@@ -436,10 +441,12 @@ class Connection:
             return []
         driver = self._running_driver()
         if not self._gather_started:
-            driver.do(self._read_attributes)
-        gathered = self._gathered[component] = driver.loop.create_future()
+            self._read_attributes(driver.now())
+        gathered = driver.loop.create_future()
+        self._gathered = {**self._gathered, component: gathered}
         driver.do(self._agent.gather, component, addresses, timeout)
-        await gathered
+        if not gathered.done():
+            await gathered
         return [candidate for candidate in self._local_candidates if candidate.component == component]
 
     def _adopt_protocols(self) -> None:
@@ -464,7 +471,7 @@ class Connection:
     def _keep_drops(self, protocol: StunProtocol) -> None:
         """The protocol goes."""
         for why, number in protocol.dropped.items():
-            self._dropped[why] = self._dropped.get(why, 0) + number
+            self._dropped = {**self._dropped, why: self._dropped.get(why, 0) + number}
 
     def get_default_candidate(self, component: int) -> Candidate | None:
         """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one
@@ -527,6 +534,7 @@ class Connection:
             raise ConnectionError("Neither agent sends checks, both are lite: name the pair by set_selected_pair()")
         driver = self._running_driver()
         self._adopt_protocols()
+        driver.read_pending()
         self._failure = ""
         self._agent.set_local_credentials(driver.now(), self.local_username, self.local_password)
         driver.do(self._agent.connect, self.remote_username, self.remote_password, self.remote_is_lite)
@@ -534,11 +542,11 @@ class Connection:
             if self._closed or self.state is ConnectionState.FAILED:
                 raise ConnectionError(f"ICE negotiation failed: {self._failure}")
             waiter = driver.loop.create_future()
-            self._state_waiters.append(waiter)
+            self._state_waiters += (waiter,)
             try:
                 await waiter
             finally:
-                self._state_waiters.remove(waiter)
+                self._state_waiters = tuple(other for other in self._state_waiters if other is not waiter)
 
     def restart(self, local_username: str | None = None, local_password: str | None = None) -> None:
         """Start a new generation (RFC 8445 §9).
@@ -763,8 +771,8 @@ class Connection:
         if isinstance(event, ConnectionEvent):
             self._handle_event(event)
         elif isinstance(event, Gathered):
-            gathered = self._gathered.pop(event.component, None)
-            self._gathered = {**self._gathered}  # an emptied dictionary keeps its size
+            gathered = self._gathered.get(event.component)
+            self._gathered = {n: other for n, other in self._gathered.items() if n != event.component} or NOTHING
             if gathered is not None and not gathered.done():
                 gathered.set_result(None)
         elif isinstance(event, Found):

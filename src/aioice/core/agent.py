@@ -7,7 +7,6 @@ accepted and through what it leaves, and never sees that data.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname, stands_on
@@ -73,7 +72,7 @@ class Agent:
         "_random",
         "_tunables",
         "_outputs",
-        "_numbers",
+        "_number",
         "_inner",
         "_gatherer",
         "_checker",
@@ -104,7 +103,7 @@ class Agent:
         self._random = random
         self._tunables = tunables or Tunables()
         self._outputs: list[Output] = []
-        self._numbers = count(1)
+        self._number = 0
         #: What the children have to say, in its order.
         inner: list[Any] = []
         self._inner = inner
@@ -118,12 +117,12 @@ class Agent:
         self._bases: dict[int, Base] = {}
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
-        self._ungathered = list(range(1, config.components + 1))
+        self._ungathered = tuple(range(1, config.components + 1))
         self._end_told = False
         #: Where data is taken from, and whether it has answered us.
         self._accepted: dict[tuple[int, Address], bool] = {}
         #: Those of them that have not been heard since the restart.
-        self._stale: list[tuple[int, Address]] = []
+        self._stale: tuple[tuple[int, Address], ...] = ()
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
@@ -136,7 +135,8 @@ class Agent:
 
     def next_number(self) -> int:
         """A number for a link or a query, never used before."""
-        return next(self._numbers)
+        self._number += 1
+        return self._number
 
     def _new_generation(self, username: str, password: str) -> Generation:
         config = self._config
@@ -181,8 +181,7 @@ class Agent:
         """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
         if self._closed:
             return
-        if component in self._ungathered:
-            self._ungathered.remove(component)
+        self._ungathered = tuple(other for other in self._ungathered if other != component)
         self._gatherer.gather(now, component, hosts, timeout)
         self._drain_children(now)
 
@@ -197,7 +196,7 @@ class Agent:
 
     def end_gathering(self, now: float) -> None:
         """Nothing more will be gathered or adopted, also for components that neither was done for."""
-        self._ungathered.clear()
+        self._ungathered = ()
         self._changed = True
         self._drain_children(now)
 
@@ -323,7 +322,7 @@ class Agent:
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
-        self._stale = list(self._accepted)
+        self._stale = tuple(self._accepted)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
@@ -491,7 +490,7 @@ class Agent:
         """Take data from there: ``proven`` if it has answered us; a check that was only heard may be a repeated one."""
         source = (link, peer)
         if source in self._stale:
-            self._stale.remove(source)
+            self._stale = tuple(other for other in self._stale if other != source)
         if source in self._accepted:
             self._accepted[source] = self._accepted[source] or proven
             return
@@ -511,7 +510,7 @@ class Agent:
             if (link, peer) not in self._sending.forced.values():
                 self._accepted.pop((link, peer), None)
                 self._outputs.append(Revoke(link, peer))
-        self._stale = []
+        self._stale = ()
 
     def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
         self._changed = True
@@ -678,7 +677,7 @@ class Agent:
             if generation.checking:
                 if not generation.patience_over and now >= generation.patience_ends:
                     generation.patience_over = self._changed = True
-                due = generation.selection.poll_timeout()
+                due = generation.selection.due
                 if due is not None and now >= due:
                     self._changed = True
         self._drain_children(now)
@@ -691,13 +690,15 @@ class Agent:
         if self._closed:
             return earliest
         generation = self._generation
-        times = [self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at]
-        if generation.checking:
-            times.append(generation.selection.poll_timeout())
-            if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
-                # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
-                times.append(generation.patience_ends)
-        for time in times:
+        # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+        patient = generation.checking and self._state is ConnectionState.CHECKING and not self._config.lite
+        for time in (
+            self._checker.poll_timeout(),
+            self._sending.poll_timeout(),
+            self._abandon_at,
+            generation.selection.due if generation.checking else None,
+            generation.patience_ends if patient and not generation.patience_over else None,
+        ):
             if time is not None and (earliest is None or time < earliest):
                 earliest = time
         return earliest

@@ -6,7 +6,7 @@ import hashlib
 from binascii import a2b_base64
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .message import Class, IntegrityKey
+from .message import Class
 
 if TYPE_CHECKING:
     from .message import Message
@@ -58,7 +58,7 @@ class Signature(NamedTuple):
     password: str
     realm: str
     nonce: bytes
-    key: IntegrityKey
+    key: bytes
     #: Sign, and expect, MESSAGE-INTEGRITY-SHA256 instead of MESSAGE-INTEGRITY.
     sha256: bool
     #: How many signed attempts of this request came before.
@@ -76,7 +76,7 @@ class LongTermCredentials:
         #: PASSWORD-ALGORITHMS as the server sent it, to be echoed, and our choice.
         self._algorithms: Any = None
         self._algorithm = MD5
-        self._key: IntegrityKey | None = None
+        self._key: bytes | None = None
 
     def update(self, username: str, password: str) -> None:
         """Other credentials from now on, for the realm that is known."""
@@ -93,7 +93,7 @@ class LongTermCredentials:
         if self._username is None or self._password is None or self._realm is None:
             return None
         if self._key is None:
-            self._key = IntegrityKey(make_integrity_key(self._username, self._realm, self._password, self._algorithm))
+            self._key = make_integrity_key(self._username, self._realm, self._password, self._algorithm)
         attributes = message.attributes
         if security_features(self._nonce) & _USERNAME_ANONYMITY:
             attributes["USERHASH"] = make_userhash(self._username, self._realm)

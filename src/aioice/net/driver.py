@@ -104,8 +104,8 @@ class Driver:
         self.relay_send: Callable[[float, int, Address, bytes], object] | None = getattr(machine, "relay", None)
         self._protocol_factory = protocol_factory
         self._on_output = on_output
-        self._opening: dict[int, asyncio.Task[asyncio.DatagramTransport]] = {}
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._opening: tuple[tuple[int, asyncio.Task[asyncio.DatagramTransport]], ...] = ()
+        self._tasks: tuple[asyncio.Task[Any], ...] = ()
         self._reports: list[Report] = []
         self._last: list[Output] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -117,7 +117,7 @@ class Driver:
         self._closed = False
         self._read_tunables = tunables
         #: Streams whose transport has not ended, also those that the machine has closed.
-        self._streams: list[int] = []
+        self._streams: tuple[int, ...] = ()
         self._when_idle: asyncio.Future[None] | None = None
         self._tunables: Tunables | None = None
 
@@ -165,10 +165,16 @@ class Driver:
         return None if transport is None else transport.get_protocol()
 
     def _stream_ended(self, link: int, exc: Exception | None) -> None:
-        if link in self._streams:
-            self._streams.remove(link)
+        self._streams = tuple(other for other in self._streams if other != link)
         self.lost(link, exc)
         self._tell_idle()
+
+    def read_pending(self) -> None:
+        """Hear what has come before speaking: a peer's check that waits to be read makes one of ours needless."""
+        for transport in list(self.links.values()):
+            read = getattr(transport, "read_pending", None)
+            if read is not None:
+                read()
 
     def adopt(self, link: int, transport: asyncio.DatagramTransport) -> None:
         """Take over a link that somebody else opened; the machine gets no report."""
@@ -214,7 +220,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._opening.clear()
+        self._opening = ()
         for task in self._tasks:
             task.cancel()
         links = list(self.links.values())
@@ -264,11 +270,10 @@ class Driver:
 
     def _timer_fired(self) -> None:
         self._timer = None
-        now = self.loop.time()
-        deadline = self.machine.poll_timeout()
-        if deadline is None or self._closed:
+        if self._closed:
             return
-        if deadline > now:
+        now = self.loop.time()
+        if now < self._armed:
             self._arm(now + EARLY)
             return
         self._tune()
@@ -310,7 +315,7 @@ class Driver:
         except Exception as exc:
             self._open_failed(link, reason_of(exc), exc)
             return
-        self._await_link(link, opening, reason_of, self._streams)
+        self._await_link(link, opening, reason_of, stream=True)
 
     def _open_relay(self, output: OpenRelay) -> None:
         link = output.link
@@ -328,12 +333,12 @@ class Driver:
         link: int,
         opening: Coroutine[Any, Any, asyncio.DatagramTransport],
         reason: Callable[[BaseException], Reason],
-        kept: list[int] | None = None,
+        stream: bool = False,
     ) -> None:
-        """Report how the opening ends; ``kept`` gets the link that is open then."""
+        """Report how the opening ends."""
 
         def done(task: asyncio.Task[asyncio.DatagramTransport]) -> None:
-            wanted = self._opening.pop(link, None) is not None
+            wanted = self._give_up_opening(link) is not None
             if task.cancelled():
                 return
             exc = task.exception()
@@ -347,24 +352,30 @@ class Driver:
             elif task.result().is_closing():
                 self.report(OpenFailed(link, Reason.CLOSED, "closed as soon as it was open"))
             else:
-                if kept is not None:
-                    kept.append(link)
+                if stream:
+                    self._streams += (link,)
                 self._opened(link, task.result())
                 self.pump()
 
-        self._opening[link] = self._start(opening, done)
+        self._opening += ((link, self._start(opening, done)),)
+
+    def _give_up_opening(self, link: int) -> asyncio.Task[asyncio.DatagramTransport] | None:
+        task = next((task for other, task in self._opening if other == link), None)
+        if task is not None:
+            self._opening = tuple(entry for entry in self._opening if entry[0] != link)
+        return task
 
     def _start(
         self, work: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], object] | None = None
     ) -> asyncio.Task[T]:
         def ended(task: asyncio.Task[T]) -> None:
-            self._tasks.remove(task)
+            self._tasks = tuple(other for other in self._tasks if other is not task)
             if done is not None:
                 done(task)
             self._tell_idle()
 
         task = self.loop.create_task(work)
-        self._tasks.append(task)
+        self._tasks += (task,)
         task.add_done_callback(ended)
         return task
 
@@ -383,7 +394,7 @@ class Driver:
         if transport is not None:
             transport.close()
             return
-        task = self._opening.pop(link, None)
+        task = self._give_up_opening(link)
         if task is not None:
             task.cancel()
 

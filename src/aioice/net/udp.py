@@ -345,6 +345,11 @@ class UdpTransport(asyncio.DatagramTransport):
 
     # -------------------------------------------------------------------------------------------------------- receiving
 
+    def read_pending(self) -> None:
+        """Deliver what has come already; the loop would, at its next turn."""
+        if not self._closing:
+            self._read_ready()
+
     def _read_ready(self) -> None:
         if self._errors_waiting:
             self._drain_errors()
