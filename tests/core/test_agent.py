@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aioice.core.agent import MAX_ACCEPTED
+from aioice.core.accepting import MAX_ACCEPTED
 from aioice.core.candidate import Candidate
 from aioice.core.checklist import PairState
 from aioice.core.events import (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .accepting import Accepting
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname, stands_on
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
@@ -26,7 +27,7 @@ from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
 from .generation import Generation
-from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
+from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .machine import Address, Output, Report
-
-#: Data is accepted from this many addresses at most.
-MAX_ACCEPTED = 256
 
 
 class AgentConfig(Record):
@@ -80,8 +78,7 @@ class Agent:
         "_local_candidates",
         "_ungathered",
         "_end_told",
-        "_accepted",
-        "_stale",
+        "_accepting",
         "_sending",
         "_state",
         "_changed",
@@ -119,10 +116,7 @@ class Agent:
         #: Components that nobody has begun to gather for.
         self._ungathered = tuple(range(1, config.components + 1))
         self._end_told = False
-        #: Where data is taken from, and whether it has answered us.
-        self._accepted: dict[tuple[int, Address], bool] = {}
-        #: Those of them that have not been heard since the restart.
-        self._stale: tuple[tuple[int, Address], ...] = ()
+        self._accepting = Accepting(self._outputs)
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
@@ -322,7 +316,7 @@ class Agent:
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
-        self._stale = tuple(self._accepted)
+        self._accepting.restart()
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
@@ -487,30 +481,8 @@ class Agent:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component, proven=False)
 
     def _accept(self, link: int, peer: Address, component: int, *, proven: bool) -> None:
-        """Take data from there: ``proven`` if it has answered us; a check that was only heard may be a repeated one."""
-        source = (link, peer)
-        if source in self._stale:
-            self._stale = tuple(other for other in self._stale if other != source)
-        if source in self._accepted:
-            self._accepted[source] = self._accepted[source] or proven
-            return
-        if len(self._accepted) >= MAX_ACCEPTED:
-            heard = next((source for source, answered in self._accepted.items() if not answered), None)
-            if not proven or heard is None:
-                self.drops["too many sources"] += 1
-                return
-            del self._accepted[heard]
-            self._outputs.append(Revoke(*heard))
-        self._accepted[source] = proven
-        self._outputs.append(Accept(link, peer, component))
-
-    def _revoke_stale(self) -> None:
-        """The restart is over: who was heard only before it is no longer welcome."""
-        for link, peer in self._stale:
-            if (link, peer) not in self._sending.forced.values():
-                self._accepted.pop((link, peer), None)
-                self._outputs.append(Revoke(link, peer))
-        self._stale = ()
+        if not self._accepting.accept((link, peer), component, proven=proven):
+            self.drops["too many sources"] += 1
 
     def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
         self._changed = True
@@ -554,7 +526,7 @@ class Agent:
         self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
         if generation is self._generation and generation.complete:
             self._checker.use([generation])
-            self._revoke_stale()
+            self._accepting.settle(self._sending.forced.values())
         self._changed = True
 
     def _dead(self, now: float, dead: Dead) -> None:
