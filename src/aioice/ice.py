@@ -151,7 +151,7 @@ class CandidatePair:
     def open(self) -> CandidatePair:
         """The transport carries data from now on; one that does not gather what leaves together sends at once."""
         transport: Any = self.protocol.transport
-        self.send_soon = getattr(transport, "send_soon", transport.sendto)
+        self.send_soon = transport.send_soon if getattr(transport, "gathers", False) else transport.sendto
         return self
 
     @property
@@ -640,7 +640,14 @@ class Connection:
         :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
         """
         data = self._queue.pop()
-        return (await self._next())[0] if data is None else data
+        if data is None:
+            waiter = self._waiter()
+            try:
+                data, _ = await waiter
+            except asyncio.CancelledError:
+                self._queue.give_up(waiter)
+                raise
+        return data
 
     async def recvfrom(self) -> tuple[bytes, int]:
         """The next datagram and its component; a cancelled call loses none.
@@ -648,7 +655,14 @@ class Connection:
         :raises ConnectionError: as :meth:`recv`.
         """
         item = self._queue.get_nowait()
-        return await self._next() if item is None else item
+        if item is None:
+            waiter = self._waiter()
+            try:
+                item = await waiter
+            except asyncio.CancelledError:
+                self._queue.give_up(waiter)
+                raise
+        return item
 
     async def recv_many(self, max: int = 64) -> list[bytes]:
         """The datagrams that have come, of whatever component, ``max`` at most; waits for one if there are none.
@@ -658,15 +672,19 @@ class Connection:
         if max < 1:
             raise ValueError("max must be at least 1")
         datagrams = self._queue.pop_many(max)
-        return datagrams or [(await self._next())[0], *self._queue.pop_many(max - 1)]
+        if not datagrams:
+            first = await self.recv()
+            datagrams = [first, *self._queue.pop_many(max - 1)]
+        return datagrams
 
-    async def _next(self) -> tuple[bytes, int]:
+    def _waiter(self) -> asyncio.Future[tuple[bytes, int]]:
+        """For the next datagram, unless there is nothing to wait for."""
         if self._receiver is not None:
             raise RuntimeError("the datagrams go to the receiver that was set by set_receiver()")
         connected = self._nominated or (self._was_connected and self.state is not ConnectionState.FAILED)
         if not (connected or self._closed):
             raise ConnectionError("Cannot receive data, not connected")
-        return await self._queue.get()
+        return self._queue.waiter()
 
     def set_receiver(self, receiver: Callable[[bytes, int], object] | None) -> None:
         """Have ``receiver(data, component)`` called for each datagram, from the loop: the shortest way for protocols.

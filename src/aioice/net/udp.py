@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 READ_BATCH = 32
 READ_TIME = 0.001
 
+#: A second read that finds nothing is not tried again for one wake-up, then for three, and so on up to these.
+MAX_SINGLE = 63
+
 #: A wake-up that reads so many datagrams one by one turns UDP_GRO on, for good: what waits as a batch when it is turned
 #: off would come as one datagram.
 GRO_TRIGGER = 16
@@ -148,6 +151,8 @@ class UdpTransport(asyncio.DatagramTransport):
         "_receive",
         "_ipv6",
         "_batch",
+        "_single",
+        "_alone",
         "_gro",
         "_run",
         "_run_peer",
@@ -182,6 +187,8 @@ class UdpTransport(asyncio.DatagramTransport):
         #: Datagrams to read at the next wake-up: twice as many as long as there are, for the empty read costs as much
         #: as a full one.
         self._batch = 1
+        #: For how many wake-ups a second read is not tried, and how many of them are left.
+        self._single = self._alone = 0
         #: Whether UDP_GRO is on; None if that has not been tried.
         self._gro: bool | None = None if HAS_OFFLOAD else False
         #: Datagrams that leave together at the end of the turn, all of one size and to one peer. While there are any,
@@ -258,30 +265,47 @@ class UdpTransport(asyncio.DatagramTransport):
         except OSError:
             self._send_again(data, addr)
 
+    @property
+    def gathers(self) -> bool:
+        """Whether there is something to gain by :meth:`send_soon`."""
+        return self._most(1) > 1
+
     def send_soon(self, data: bytes, addr: Any) -> None:
         """As :meth:`sendto`, but from the third in a turn of the loop on they wait for its end, to leave together.
 
         The order is kept, whatever is sent in between by whichever method and to whomever.
         """
         run = self._run
-        if run and len(data) == self._run_size and addr == self._run_peer:
-            run.append(data)
-            if len(run) == self._run_most:
-                self._flush()
-            return
-        if run and 0 < len(data) < self._run_size and addr == self._run_peer:
-            # Only the last of a batch may be shorter.
-            run.append(data)
+        if run:
+            if addr is self._run_peer or addr == self._run_peer:
+                size = len(data)
+                if size == self._run_size:
+                    run.append(data)
+                    if len(run) == self._run_most:
+                        self._flush()
+                    return
+                if 0 < size < self._run_size:
+                    # Only the last of a batch may be shorter.
+                    run.append(data)
+                    self._flush()
+                    return
             self._flush()
+        elif self._eager:
+            self._eager -= 1
+            if self._queue or self._closing:
+                self.sendto(data, addr)
+                return
+            try:
+                self._send(data, addr)
+            except BlockingIOError:
+                self._enqueue(data, addr)
+            except OSError:
+                self._send_again(data, addr)
             return
-        most = 1 if self._eager or self._queue or self._closing else self._most(len(data))
+        most = 1 if self._queue or self._closing else self._most(len(data))
         if most < 2:
-            if self._eager:
-                self._eager -= 1
             self.sendto(data, addr)
             return
-        if run:
-            self._flush()
         self._run = [data]
         self._run_peer = addr
         self._run_size = len(data)
@@ -556,10 +580,20 @@ class UdpTransport(asyncio.DatagramTransport):
                 self._contain(exc)
         if self._batch >= GRO_TRIGGER and self._gro is None:
             self._start_batches()
-        self._batch = min(2 * self._batch, READ_BATCH)
+        self._read_more()
+
+    def _read_more(self) -> None:
+        """All reads brought something: twice as many at the next wake-up, but no second one where it is seldom of use
+        (each wake-up of a conversation brings one)."""
+        if self._batch == 1 and self._alone > 0:
+            self._alone -= 1
+        else:
+            self._batch = min(2 * self._batch, READ_BATCH)
 
     def _nothing_more(self, count: int) -> None:
         """``count`` reads were all there was."""
+        self._alone = min(2 * self._single + 1, MAX_SINGLE) if count == 1 else 0
+        self._single = self._alone
         self._batch = count or 1
         if not count:
             # Readable, and no datagram: it is the error queue that woke us.
@@ -602,7 +636,7 @@ class UdpTransport(asyncio.DatagramTransport):
                 self._contain(exc)
             if count and self._loop.time() - started > READ_TIME:
                 return
-        self._batch = min(2 * self._batch, READ_BATCH)
+        self._read_more()
 
     def _deliver_batch(self, data: bytes, size: int, peer: Address) -> None:
         deliver: Callable[[bytes, int, Address], None] | None = getattr(self._protocol, "batch_received", None)
