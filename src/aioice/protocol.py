@@ -7,7 +7,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, cast
 
 from . import stun
-from .core.demux import MAGIC_COOKIE
+from .core.demux import CHANNEL_HEADER_SIZE, MAGIC_COOKIE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,16 +197,53 @@ def limit_writes(transport: Any, connection: Any) -> None:
 
 
 class ServerProtocol(asyncio.DatagramProtocol):
-    """On a TURN server's link everything is the machine's."""
+    """On a TURN server's link everything is the machine's, but for the data of peers that are bound to a channel."""
 
-    __slots__ = ("_connection", "_link")
+    __slots__ = ("_connection", "_link", "_channels", "_paused")
 
     def __init__(self, connection: Connection, link: int) -> None:
         self._connection = connection
         self._link = link
+        #: By their numbers, in two bytes: whom to hand the data to, from whom it is, and the server that relays it.
+        self._channels: dict[bytes, tuple[asyncio.DatagramProtocol, Address, Address]] | None = None
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        limit_writes(transport, self._connection)
+
+    def bind_channel(self, number: int, relay: asyncio.DatagramProtocol, peer: Address, server: Address) -> None:
+        if self._channels is None:
+            self._channels = {}
+        self._channels[number.to_bytes(2, "big")] = (relay, peer, server)
+        if self._paused:
+            relay.pause_writing()
+
+    def unbind_channel(self, number: int) -> None:
+        if self._channels is not None:
+            relay, _, _ = self._channels.pop(number.to_bytes(2, "big"))
+            if self._paused:
+                relay.resume_writing()
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        self._connection._stun_received(self._link, addr[:2], cast("bytes", data))
+        data = cast("bytes", data)
+        channel = self._channels.get(data[:2]) if self._channels is not None else None
+        if channel is not None:
+            relay, peer, server = channel
+            end = CHANNEL_HEADER_SIZE + int.from_bytes(data[2:4], "big")
+            if CHANNEL_HEADER_SIZE <= len(data) >= end and (addr == server or addr[:2] == server):
+                relay.datagram_received(data[CHANNEL_HEADER_SIZE:end], peer)
+                return
+        self._connection._stun_received(self._link, addr[:2], data)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        for relay, _, _ in (self._channels or {}).values():
+            relay.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        for relay, _, _ in (self._channels or {}).values():
+            relay.resume_writing()
 
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:
         self._connection._peer_unreachable(self._link, peer, exc)
