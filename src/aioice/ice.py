@@ -39,7 +39,7 @@ from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
 from .net.queue import ReceiveQueue
-from .net.udp import HIGH_WATER
+from .net.sender import HIGH_WATER
 from .protocol import ServerProtocol, StunProtocol
 from .utils import random_string
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from .core.machine import Address, Output
-    from .net.udp import Buffer
+    from .net.sender import Buffer
 
 __all__ = [
     "Candidate",
@@ -894,8 +894,7 @@ class Connection:
         """The peer may no longer want what still waits to be sent (RFC 7675 §5.1)."""
         self._wake_writers(unroute.component)
         pair = self._nominated.pop(unroute.component, None)
-        discard = None if pair is None else getattr(pair.protocol.transport, "discard", None)
-        if discard is not None:
+        if pair is not None and (discard := getattr(pair.protocol.transport, "discard", None)) is not None:
             discard(pair.remote_addr)
 
     def _accept(self, accept: Accept) -> None:

@@ -67,18 +67,18 @@ class StunProtocol(asyncio.DatagramProtocol):
         limit_writes(transport, self.receiver)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        # What core.demux.is_stun asks, without the call: this runs for each datagram.
-        if data[4:8] == MAGIC_COOKIE and data[0] < 0x40:  # type: ignore[operator, comparison-overlap]
+        # What core.demux.is_stun asks, without the call (nor one of cast): this runs for each datagram.
+        if data[4:8] == MAGIC_COOKIE and data[0] < 0x40:  # type: ignore[operator]
             self._stun_received(cast("bytes", data), addr[:2])
             return
-        component = self.accepted.get(addr)  # type: ignore[call-overload]
+        component = self.accepted.get(addr)
         if component is None:
             # asyncio's own transports give IPv6 addresses with two numbers more.
             component = self.accepted.get(addr[:2])
             if component is None:
                 self._drop("data of a stranger")
                 return
-        self.receiver.data_received(data, component)
+        self.receiver.data_received(data, component)  # type: ignore[arg-type]
 
     def batch_received(self, data: bytes, size: int, addr: tuple[Any, ...]) -> None:
         """Datagrams of ``size`` bytes each, but for the last that may be shorter, one behind the other."""
@@ -135,7 +135,7 @@ class StunProtocol(asyncio.DatagramProtocol):
             if not writer.done():
                 writer.set_result(None)
 
-    # -------------------------------------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------------------------------- the transport
 
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:
         if self.link is not None:

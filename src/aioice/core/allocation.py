@@ -30,7 +30,19 @@ from .machine import (
     Tunables,
 )
 from .message import Class, Message, Method, parse_message
-from .peers import FLOOR, RETRY_LOST, Ask, Bound, Frame, Indicate, PeerRefused, Peers, PeerUnreachable, Permitted, Suspect
+from .peers import (
+    FLOOR,
+    RETRY_LOST,
+    Ask,
+    Bound,
+    Frame,
+    Indicate,
+    PeerRefused,
+    Peers,
+    PeerUnreachable,
+    Permitted,
+    Suspect,
+)
 from .transactions import CREDENTIALS_TIME, Answered, Refused, Sent, Silent, Transactions, WantCredentials
 from .turn_errors import describe
 

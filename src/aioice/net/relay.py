@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aioice.core.machine import Address
 
     from .driver import Driver
-    from .udp import Buffer
+    from .sender import Buffer
 
 
 class Channel:
