@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aioice.core.demux import MAX_DATA
 from aioice.core.machine import (
     Accept,
     Address,
+    ChannelBound,
+    ChannelUnbound,
     Close,
     CredentialsFetched,
     Deliver,
@@ -37,6 +36,7 @@ from aioice.core.machine import (
 )
 
 from .host import reason_of
+from .relay import Channel, RelayTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -164,7 +164,8 @@ class Driver:
     def protocol(self, link: int) -> asyncio.BaseProtocol | None:
         """The protocol on the link's transport, if it is open."""
         transport = self.links.get(link)
-        return None if transport is None else transport.get_protocol()
+        protocol = None if transport is None else transport.get_protocol()
+        return protocol.inner if isinstance(protocol, _Watched) else protocol
 
     def _stream_ended(self, link: int, exc: Exception | None) -> None:
         self._streams = tuple(other for other in self._streams if other != link)
@@ -400,6 +401,16 @@ class Driver:
         if task is not None:
             task.cancel()
 
+    def _channel_bound(self, output: ChannelBound) -> None:
+        relay, server = self.links.get(output.link), self.links.get(output.via)
+        if isinstance(relay, RelayTransport) and server is not None:
+            relay.bind(output.peer, Channel(output.number, server, output.server, self.protocol(output.via)))
+
+    def _channel_unbound(self, output: ChannelUnbound) -> None:
+        relay = self.links.get(output.link)
+        if isinstance(relay, RelayTransport):
+            relay.unbind(output.peer)
+
     def _resolve(self, output: Resolve) -> None:
         self._start(self._look_up(output))
 
@@ -451,6 +462,8 @@ _HANDLERS: dict[type, Callable[[Driver, Any], None]] = {
     Route: Driver._emit,
     Unroute: Driver._emit,
     Deliver: Driver._emit,
+    ChannelBound: Driver._channel_bound,
+    ChannelUnbound: Driver._channel_unbound,
     Notify: Driver._emit_last,
     Done: Driver._emit_last,
 }
@@ -467,62 +480,16 @@ class _Watched(asyncio.DatagramProtocol):
     def __init__(self, driver: Driver, link: int, protocol: asyncio.DatagramProtocol) -> None:
         self._driver = driver
         self._link = link
-        self._protocol = protocol
+        self.inner = protocol
+        self.datagram_received = protocol.datagram_received  # type: ignore[method-assign]
+        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._protocol.connection_made(cast("asyncio.DatagramTransport", transport))
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._protocol.datagram_received(data, addr)
+        self.inner.connection_made(cast("asyncio.DatagramTransport", transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
         try:
-            self._protocol.connection_lost(exc)
+            self.inner.connection_lost(exc)
         finally:
             self._driver._stream_ended(self._link, exc)
-
-
-class RelayTransport(asyncio.DatagramTransport):
-    """A relayed address as a transport: what is sent on it leaves through the machine that owns the allocation."""
-
-    __slots__ = ("_driver", "_link", "_relayed", "_mapped", "_protocol", "_closing", "__weakref__")
-
-    def __init__(
-        self, driver: Driver, link: int, relayed: Address, mapped: Address, protocol: asyncio.DatagramProtocol
-    ) -> None:
-        super().__init__()
-        self._driver = driver
-        self._link = link
-        self._relayed = relayed
-        self._mapped = mapped
-        self._protocol = protocol
-        self._closing = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        if name == "sockname":
-            return self._relayed
-        if name == "related_address":
-            return self._mapped
-        return default
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
-        """A datagram that does not fit into one to the server raises :exc:`OSError` (EMSGSIZE)."""
-        if len(data) > MAX_DATA:
-            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        send = self._driver.relay_send
-        if send is not None and not self._closing:
-            self._driver.do(send, self._link, addr, bytes(data))
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._driver.loop.call_soon(self._protocol.connection_lost, None)
-
-    def abort(self) -> None:
-        self.close()
