@@ -657,7 +657,6 @@ class TestTriggeredChecks:
         scene = Scene(controlling=False)
         best, worse = scene.valid(priority=5), scene.pair(priority=3)
         scene.generation.selection.nominate(best)
-        scene.hear(check("ICE-CONTROLLING"), worse.peer)
         scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer)
         assert len(scene.checks) == 1 and not worse.use_candidate
         better = scene.pair(priority=9)
@@ -665,6 +664,18 @@ class TestTriggeredChecks:
         assert len(scene.checks) == 1
         scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), better.peer)
         assert scene.asked[1:] == [better.peer[1]]
+
+    def test_of_a_worse_pair_that_the_peer_picks(self) -> None:
+        """It has checked the pair before it nominates it: the one before is dead for it."""
+        scene = Scene(controlling=False)
+        best, worse = scene.valid(priority=5), scene.pair(priority=3)
+        scene.generation.selection.nominate(best)
+        scene.hear(check("ICE-CONTROLLING"), worse.peer)
+        assert len(scene.checks) == 1
+        scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer)
+        assert scene.asked[1:] == [worse.peer[1]] and worse.use_candidate
+        assert scene.generation.selection.nominate(worse)
+        assert not scene.generation.selection.nominate(best)
 
 
 class TestPeerReflexive:

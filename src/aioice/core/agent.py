@@ -646,6 +646,10 @@ class Agent:
         self._sending.answered(now, answer.pair, answer.transaction_id)
 
     def _doubts_changed(self, now: float, changed: DoubtsChanged) -> None:
+        use = self._sending.uses.get(changed.component)
+        if use is not None and use.doubted:
+            # It may be the relay that has forgotten us: a new one can be had before consent expires.
+            self._gatherer.probe(now, use.pair.base.link)
         self._changed = True
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:

@@ -266,6 +266,12 @@ class Gatherer:
             self._relays.relay(now, link, peer, data)
             self._settle(now)
 
+    def probe(self, now: float, link: int) -> None:
+        """Nothing comes through this link any more: find out whether a relay behind it is still there."""
+        if self._relays is not None:
+            self._relays.probe(now, link)
+            self._settle(now)
+
     def keep(self, now: float, keeping: bool) -> None:
         """Whether candidates may still be needed that no pair in use stands on: keep their bindings alive."""
         if self._reflexive is not None:

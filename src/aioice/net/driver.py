@@ -491,7 +491,7 @@ class _Watched(asyncio.DatagramProtocol):
 
     def stream_connected(self) -> None:
         """TLS begins."""
-        if self._link in self._driver._opening:
+        if any(link == self._link for link, _ in self._driver._opening):
             self._driver.report(Connected(self._link))
 
     def connection_lost(self, exc: Exception | None) -> None:
