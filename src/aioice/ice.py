@@ -423,8 +423,8 @@ class Connection:
         """What became of asking each STUN and TURN server at each of its addresses, so far; a copy.
 
         A report has ``url``, ``component``, ``transport``, ``address`` and ``local`` address, ``verdict``
-        (:class:`~aioice.core.servers.Verdict`), the error ``code`` (0 if there is none), ``detail`` for people, the
-        round-trip time ``rtt`` in seconds and the ``candidates``.
+        (:class:`~aioice.core.servers.ServerVerdict`), the error ``code`` (0 if there is none), ``detail`` for people,
+        the round-trip time ``rtt`` in seconds and the ``candidates``.
         """
         return self._agent.server_reports
 

@@ -121,6 +121,15 @@ class TestTransports:
         assert scene.run(60.0).ends == [(1, 1.0)]
         assert scene.verdicts[0] == "timed out"
 
+    def test_lists_that_name_the_same_host(self) -> None:
+        """Over another transport it is the same server; over the same at another port it may not be."""
+        third = TURN_SERVER._replace(entry=1, port=3479)
+        scene = silent_scene(TURN_SERVER._replace(entry=0), TCP._replace(entry=1), third).gather()
+        answer(scene, 1)
+        assert scene.verdicts == ["answered", "pending", "not needed"]
+        answer(scene, 2, (TURN[0], 3479))
+        assert len(relays(scene)) == 2
+
     def test_udp_that_comes_late_is_kept_beside(self) -> None:
         scene = silent_scene(TURN_SERVER, TCP).gather()
         answer(scene, 2)
@@ -432,6 +441,18 @@ class TestFamilies:
         assert scene.verdicts == ["answered", "answered"]
         assert len(scene.take(OpenUdp)) == 2
         assert scene.ends == [(1, 0.0)]
+
+    def test_an_old_server_without_the_other_family_is_asked_once(self) -> None:
+        def server(request: Message, refuse: int) -> Message:
+            missing = "REQUESTED-ADDRESS-FAMILY" in request.attributes
+            return self.old(request, 440 if missing else refuse)
+
+        scene = Scene(None, TURN_SERVER, families=(4, 6))
+        scene.turns[TURN] = server
+        scene.gather()
+        assert scene.verdicts == ["answered", "refused"] and scene.reports[1].code == 440
+        scene.gather(component=2)
+        assert scene.verdicts == ["answered", "refused", "answered"]
 
     def test_one_of_the_two_is_lost(self) -> None:
         scene = Scene(None, TURN_SERVER, families=(4, 6))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.machine import Reason
-from aioice.core.servers import Inquiry, StunServer, TurnServer, Verdict, explain, url_of, verdict_of
+from aioice.core.servers import Inquiry, ServerVerdict, StunServer, TurnServer, explain, url_of, verdict_of
 
 
 @pytest.mark.parametrize(
@@ -32,19 +32,19 @@ def test_the_uri_that_was_given() -> None:
 @pytest.mark.parametrize(
     "reason, code, verdict",
     [
-        (Reason.REFUSED, 0, Verdict.UNREACHABLE),
-        (Reason.UNREACHABLE, 0, Verdict.UNREACHABLE),
-        (Reason.NAME_NOT_FOUND, 0, Verdict.NAME_NOT_FOUND),
-        (Reason.TIMED_OUT, 0, Verdict.TIMED_OUT),
-        (Reason.TLS, 0, Verdict.TLS_FAILED),
-        (Reason.NOT_STUN, 0, Verdict.NOT_STUN),
-        (Reason.CLOSED, 0, Verdict.FAILED),
-        (Reason.OTHER, 401, Verdict.WRONG_CREDENTIALS),
-        (Reason.OTHER, 441, Verdict.WRONG_CREDENTIALS),
-        (Reason.OTHER, 486, Verdict.REFUSED),
+        (Reason.REFUSED, 0, ServerVerdict.UNREACHABLE),
+        (Reason.UNREACHABLE, 0, ServerVerdict.UNREACHABLE),
+        (Reason.NAME_NOT_FOUND, 0, ServerVerdict.NAME_NOT_FOUND),
+        (Reason.TIMED_OUT, 0, ServerVerdict.TIMED_OUT),
+        (Reason.TLS, 0, ServerVerdict.TLS_FAILED),
+        (Reason.NOT_STUN, 0, ServerVerdict.NOT_STUN),
+        (Reason.CLOSED, 0, ServerVerdict.FAILED),
+        (Reason.OTHER, 401, ServerVerdict.WRONG_CREDENTIALS),
+        (Reason.OTHER, 441, ServerVerdict.WRONG_CREDENTIALS),
+        (Reason.OTHER, 486, ServerVerdict.REFUSED),
     ],
 )
-def test_verdicts(reason: Reason, code: int, verdict: Verdict) -> None:
+def test_verdicts(reason: Reason, code: int, verdict: ServerVerdict) -> None:
     assert verdict_of(reason, code) is verdict
 
 

@@ -602,6 +602,11 @@ class Agent:
         use = self._sending.uses.get(pair.component)
         if use is not None and use.pair is pair:
             again = generation.selection.pairs.get(pair.component)
+            if again is None and pair.base.link not in self._bases:
+                # The pairs that the nomination made superfluous are needed now.
+                for base in self._bases.values():
+                    for remote in generation.remote_candidates:
+                        self._pair(generation, base, remote)
             if again is not None:
                 self._send_on(now, generation, again)
             elif generation is self._generation and (
