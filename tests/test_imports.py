@@ -45,6 +45,7 @@ CORE_RANKS = {
     "connectivity": 4,
     "generation": 4,
     "gathering": 4,
+    "hiding": 3,
     "sending": 5,
     "agent": 6,
     "trace": 7,

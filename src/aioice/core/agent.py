@@ -10,7 +10,7 @@ from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .candidate import Candidate, candidate_foundation, is_mdns_hostname, stands_on
+from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
     Checker,
@@ -27,13 +27,14 @@ from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
 from .generation import Generation
+from .hiding import related_address
 from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .machine import Address, Output, Report
 
@@ -171,6 +172,11 @@ class Agent:
     def remote_candidates(self) -> list[Candidate]:
         return self._generation.remote_candidates
 
+    def can_pair(self, link: int | None, remote: Candidate) -> bool:
+        """Whether what is behind the link can be one pair with this remote candidate."""
+        base = None if link is None else self._bases.get(link)
+        return base is not None and base.candidate.can_pair_with(remote)
+
     @property
     def check_list(self) -> list[Pair]:
         return self._generation.checks.pairs
@@ -185,6 +191,13 @@ class Agent:
             self._ungathered.remove(component)
         self._gatherer.gather(now, component, hosts, timeout)
         self._drain_children(now)
+
+    def hide(self, now: float, names: Mapping[str, str]) -> None:
+        """Show these names in place of the addresses of this host, from now on: of candidates that are found later.
+
+        Whoever runs the agent answers for the names.
+        """
+        self._gatherer.names = names
 
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
@@ -440,19 +453,22 @@ class Agent:
         """
         base, candidate = found
         self._local_candidates.append(candidate)
-        if candidate is base.candidate:
+        if candidate is base.shown:
             self._bases[base.link] = base
             self._outputs.append(Notify(found))
+        else:
+            base.reflexive += (candidate,)
         self._outputs.append(Notify(LocalCandidate(candidate)))
-        if candidate is base.candidate:
+        if candidate is base.shown:
             for remote in self._generation.remote_candidates:
                 self._pair(self._generation, base, remote)
             self._changed = True
 
     def _base_lost(self, now: float, lost: BaseLost) -> None:
         base = self._bases.pop(lost.link)
-        self._local_candidates[:] = [c for c in self._local_candidates if not stands_on(c, base.candidate)]
-        self._outputs.append(Notify(lost))
+        gone = (base.shown, *base.reflexive)
+        self._local_candidates[:] = [c for c in self._local_candidates if c not in gone]
+        self._outputs.append(Notify(BaseLost(lost.link, lost.detail, gone)))
         self._checker.base_lost(lost.link)
         lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
         for generation, pair in lost_pairs:
@@ -527,20 +543,25 @@ class Agent:
     def _local_at(self, pair: Pair, valid: Valid) -> Candidate:
         """The local candidate that the peer saw, peer-reflexive if it is none of ours (RFC 8445 §7.2.5.3.1)."""
         host, port = valid.mapped
-        base = pair.base.candidate
+        own = pair.base.candidate
+        for base in (pair.base, *self._bases.values()):
+            candidate = base.candidate
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
+                return base.shown
         for candidate in self._local_candidates:
-            if candidate.component == base.component and candidate.host == host and candidate.port == port:
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
                 return candidate
+        related = related_address(pair.base)
         return Candidate(
-            foundation=candidate_foundation("prflx", "udp", base.host),
-            component=base.component,
+            foundation=candidate_foundation("prflx", "udp", pair.base.shown.host),
+            component=own.component,
             transport="udp",
             priority=valid.priority,
-            host=host,
+            host=self._gatherer.names.get(host, host),
             port=port,
             type="prflx",
-            related_address=base.host,
-            related_port=base.port,
+            related_address=related[0],
+            related_port=related[1],
         )
 
     def _nominated(self, now: float, nominated: Nominated) -> None:

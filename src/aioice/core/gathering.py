@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .address import canonical_host
 from .candidate import Candidate, candidate_foundation, candidate_priority, local_preferences
 from .checklist import Base
+from .hiding import NOTHING, hidden, is_hidden, no_address, related_address
 from .machine import (
     Close,
     LinkClosed,
@@ -55,7 +56,7 @@ class TurnServer(Record):
 
 
 class Found(Record):
-    """A candidate; that of the base itself if it is ``base.candidate``."""
+    """A candidate as it is told; that of the base itself if it is ``base.shown``."""
 
     base: Base
     candidate: Candidate
@@ -64,6 +65,8 @@ class Found(Record):
 class BaseLost(Record):
     link: int
     detail: str
+    #: The candidates that are no more; the agent fills it in.
+    candidates: tuple[Candidate, ...] = ()
 
 
 class RelayRefused(Record):
@@ -112,6 +115,7 @@ class Gatherer:
     __slots__ = (
         "stun_server",
         "turn_server",
+        "names",
         "_random",
         "_next_link",
         "_relay_only",
@@ -140,6 +144,8 @@ class Gatherer:
     ) -> None:
         self.stun_server: StunServer | None = None
         self.turn_server: TurnServer | None = None
+        #: The names that are shown in place of the addresses of this host, if those are hidden.
+        self.names = NOTHING
         self._random = random
         self._next_link = next_link
         self._relay_only = relay_only
@@ -311,22 +317,23 @@ class Gatherer:
 
     def _found_reflexive(self, base: Base, mapped: Address, server: Address) -> None:
         host = base.candidate
-        if not mapped[1] or mapped == (host.host, host.port):
-            return  # redundant (RFC 8445 §5.1.3)
+        if not mapped[1] or (mapped == (host.host, host.port) and not is_hidden(base)):
+            return  # redundant (RFC 8445 §5.1.3), but for one whose twin shows a name
         key = (host.component, mapped, (host.host, host.port))
         if key in self._known:
             return
         self._known.append(key)
+        related = related_address(base)
         candidate = Candidate(
-            foundation=candidate_foundation("srflx", "udp", host.host, server=server[0]),
+            foundation=candidate_foundation("srflx", "udp", base.shown.host, server=server[0]),
             component=host.component,
             transport="udp",
             priority=candidate_priority(host.component, "srflx", base.preference),
             host=mapped[0],
             port=mapped[1],
             type="srflx",
-            related_address=host.host,
-            related_port=host.port,
+            related_address=related[0],
+            related_port=related[1],
         )
         self._outputs.append(Found(base, candidate))
 
@@ -376,8 +383,9 @@ class Gatherer:
         if isinstance(report, OpenFailed):
             return
         preference = job.preferences[host]
+        name = self.names.get(report.local[0])
         candidate = Candidate(
-            foundation=candidate_foundation("host", "udp", report.local[0]),
+            foundation=candidate_foundation("host", "udp", name or report.local[0]),
             component=job.component,
             transport="udp",
             priority=candidate_priority(job.component, "host", preference),
@@ -385,8 +393,9 @@ class Gatherer:
             port=report.local[1],
             type="host",
         )
-        base = self._bases[report.link] = Base(report.link, candidate, preference)
-        self._outputs.append(Found(base, candidate))
+        shown = hidden(candidate, name) if name is not None else candidate
+        base = self._bases[report.link] = Base(report.link, candidate, preference, shown)
+        self._outputs.append(Found(base, base.shown))
         self._ask_stun(now, base)
 
     # ------------------------------------------------------------------------------------------------------ allocations
@@ -421,9 +430,9 @@ class Gatherer:
 
     def _found_relayed(self, job: Job, allocated: Allocated) -> None:
         related: Address = allocated.mapped
-        if self._relay_only:
-            # The reflexive address is what the policy hides (RFC 9429 §3.5.3, in the form of RFC 8839 §5.1).
-            related = ("::" if ":" in allocated.relayed[0] else "0.0.0.0", 9)
+        if self._relay_only or self.names is not NOTHING:
+            # The reflexive address is what the policy hides (RFC 9429 §3.5.3), and may be that of a hidden base.
+            related = no_address(allocated.relayed[0])
         candidate = Candidate(
             foundation=candidate_foundation("relay", "udp", allocated.relayed[0]),
             component=job.component,

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_endpoint, open_udp
+from .udp import PortsInUse, open_endpoint, open_udp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -82,7 +82,8 @@ class Host(Protocol):
 class AsyncioHost:
     """This machine's sockets on an asyncio loop.
 
-    ``resolver`` looks mDNS names up, which the system's resolver often cannot.
+    ``resolver`` looks mDNS names up, which the system's resolver often cannot. A socket on an address of its own gets
+    one of ``ports``, if they are given; one on a wildcard address is a client's, which nobody has to let in.
     """
 
     __slots__ = (
@@ -90,6 +91,8 @@ class AsyncioHost:
         "_ssl_context",
         "_resolver",
         "_has_readers",
+        "_ports",
+        "ports_in_use",
     )
 
     def __init__(
@@ -98,19 +101,36 @@ class AsyncioHost:
         *,
         ssl_context: ssl.SSLContext | None = None,
         resolver: Callable[[str], Awaitable[tuple[str, ...]]] | None = None,
+        ports: range | None = None,
     ) -> None:
         self._loop = loop
         self._ssl_context = ssl_context
         self._resolver = resolver
         self._has_readers = True
+        self._ports = ports
+        #: The last failure for want of a free port.
+        self.ports_in_use: PortsInUse | None = None
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
+        ports = self._ports if self._ports is not None and not port and host not in ("0.0.0.0", "::") else port
         if self._has_readers:
             try:
-                return open_udp(self._loop, protocol, host, port)
+                return open_udp(self._loop, protocol, host, ports)
             except NotImplementedError:
                 self._has_readers = False
-        return open_endpoint(self._loop, protocol, host, port)
+            except PortsInUse as exc:
+                self.ports_in_use = exc
+                raise
+        return self._open_endpoint(protocol, host, ports)
+
+    async def _open_endpoint(
+        self, protocol: asyncio.DatagramProtocol, host: str, ports: int | range
+    ) -> asyncio.DatagramTransport:
+        try:
+            return await open_endpoint(self._loop, protocol, host, ports)
+        except PortsInUse as exc:
+            self.ports_in_use = exc
+            raise
 
     async def open_stream(
         self, protocol: asyncio.DatagramProtocol, peer: Address, server_name: str | None

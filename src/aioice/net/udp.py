@@ -60,8 +60,12 @@ ERROR_ANCILLARY = 512
 HAS_ERROR_QUEUE = sys.platform == "linux"
 
 
-def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.socket:
-    """A non-blocking UDP socket bound to ``host``, an IP address of either family."""
+class PortsInUse(OSError):
+    """No port of the range is free."""
+
+
+def bind_udp(host: str, port: int | range = 0, *, error_queue: bool = False) -> socket.socket:
+    """A non-blocking UDP socket bound to ``host``, an IP address of either family, and to ``port``, or one of them."""
     ipv6 = ":" in host
     sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -71,15 +75,33 @@ def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if error_queue:
             sock.setsockopt(*((socket.IPPROTO_IPV6, IPV6_RECVERR) if ipv6 else (socket.IPPROTO_IP, IP_RECVERR)), 1)
-        sock.bind(_socket_address(host, port))
+        if isinstance(port, int):
+            sock.bind(_socket_address(host, port))
+        else:
+            _bind_one_of(sock, host, port)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
+def _bind_one_of(sock: socket.socket, host: str, ports: range) -> None:
+    """Try each port once, from a random one on: who comes next does not have to pass all that are in use."""
+    start = int.from_bytes(os.urandom(4)) % len(ports)
+    for port in (*ports[start:], *ports[:start]):
+        try:
+            sock.bind(_socket_address(host, port))
+        except OSError as exc:
+            # EACCES: ports below 1024. With any other error it is the address that cannot be bound.
+            if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+        else:
+            return
+    raise PortsInUse(errno.EADDRINUSE, f"no port from {ports[0]} to {ports[-1]} is free")
+
+
 def open_udp(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
 ) -> UdpTransport:
     """Bind and start to read; ``protocol.connection_made`` has been called when this returns.
 
@@ -95,7 +117,7 @@ def open_udp(
 
 
 async def open_endpoint(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
 ) -> asyncio.DatagramTransport:
     """The same on asyncio's own transport, for loops without readers: slower, and blind to whom an ICMP error is from.
 
