@@ -157,7 +157,8 @@ class CandidatePair:
         return (self.local_candidate.host, self.local_candidate.port)
 
     def __repr__(self) -> str:
-        return f"CandidatePair({self.local_addr} -> {self.remote_addr})"
+        remote = self.remote_candidate
+        return f"CandidatePair({self.local_addr} -> {(remote.host, remote.port)})"
 
 
 class Connection:

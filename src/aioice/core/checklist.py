@@ -112,8 +112,8 @@ class Pair:
         return self.base.candidate.type == "relay" or self.remote.type == "relay"
 
     def __repr__(self) -> str:
-        local = self.base.candidate
-        return f"Pair({local.host}:{local.port} -> {self.peer[0]}:{self.peer[1]}, {self.state})"
+        local, remote = self.base.shown, self.remote
+        return f"Pair({local.host}:{local.port} -> {remote.host}:{remote.port}, {self.state})"
 
 
 def order(pair: Pair) -> tuple[int, int]:
