@@ -6,6 +6,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -191,6 +192,10 @@ def adapters() -> list[Any]:
         return []
 
 
+#: A program with many connections lists the same ones again and again.
+_parse = lru_cache(256)(ip_address)
+
+
 def list_addresses() -> list[LocalAddress]:
     """All addresses of this host, of whatever kind, in the system's order."""
     found: list[LocalAddress] = []
@@ -201,7 +206,7 @@ def list_addresses() -> list[LocalAddress]:
         for ip in adapter.ips:
             text, scope = (ip.ip, 0) if isinstance(ip.ip, str) else (ip.ip[0], ip.ip[2])
             with contextlib.suppress(ValueError):
-                address = ip_address(text.partition("%")[0])
+                address = _parse(text.partition("%")[0])
                 if address.version == 6 and flags is None:
                     flags = read_flags()
                 flag = flags.get(int(address), 0) if flags and address.version == 6 else 0
