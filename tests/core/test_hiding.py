@@ -10,19 +10,19 @@ from aioice.core.candidate import Candidate, candidate_foundation
 from aioice.core.checklist import Base
 from aioice.core.events import LocalCandidate, SelectedPair
 from aioice.core.gathering import BaseLost, Found
-from aioice.core.hiding import hidden, is_hidden, no_address, related_address
+from aioice.core.hiding import hidden, is_hidden, no_address, related_address, shown_report
 from aioice.core.machine import LinkClosed, Reason
 from tests.core.agent_scene import Scene as AgentScene
 from tests.core.check_scene import PEER
-from tests.core.gather_scene import HOST, HOST6, MAPPED, RELAYED, STUN, STUN6, TURN_SERVER, Scene
+from tests.core.gather_scene import HOST, HOST6, MAPPED, OTHER, RELAYED, STUN, STUN6, TURN_SERVER, Scene
 from tests.core.pairs import candidate
 
 NAME, NAME6 = "0a1b2c3d-0000-4000-8000-00000000000a.local", "0a1b2c3d-0000-4000-8000-00000000000b.local"
 NAMES = {HOST: NAME, HOST6: NAME6}
 
 
-def scene(**options: Any) -> Scene:
-    made = Scene(**options)
+def scene(*servers: Any, **options: Any) -> Scene:
+    made = Scene(*servers, **options)
     made.gatherer.names = NAMES
     return made
 
@@ -98,14 +98,23 @@ class TestGathering:
 
     def test_relayed(self) -> None:
         """Its related address is what the server saw of us, which is the host's own address without a NAT."""
-        made = scene(turn=TURN_SERVER).gather(HOST)
+        made = scene(None, TURN_SERVER).gather(HOST)
         found = made.candidates[1]
         assert (found.type, found.host, found.port) == ("relay", *RELAYED)
         assert (found.related_address, found.related_port) == ("0.0.0.0", 9)
 
+    def test_server_reports(self) -> None:
+        """They name the base that asked as everything else does, and of a stream's address the family."""
+        made = scene(STUN).gather(HOST)
+        made.answer(made.queries[0])
+        (report,) = made.gatherer.reports
+        assert report.local == (NAME, made.open[made.queries[0].link][1])
+        for local, shown in (((HOST, 5), (NAME, 5)), (("192.0.2.99", 5), ("0.0.0.0", 9)), (None, None)):
+            assert shown_report(report._replace(local=local), NAMES).local == shown
+
     def test_relayed_alone(self) -> None:
         """Also when there is no host candidate."""
-        made = Scene(turn=TURN_SERVER)
+        made = Scene(None, TURN_SERVER)
         made.gatherer.names = {}
         assert [(c.type, c.related_address) for c in made.gather().candidates] == [("relay", "0.0.0.0")]
 
@@ -161,15 +170,11 @@ class TestAgent:
         assert len(agent.agent.check_list) == 1 and HOST not in texts(agent.agent.check_list)
 
     def test_lost_base(self) -> None:
-        """Its reflexive candidates go with it, and nothing tells by their fields whose they are."""
-        made = AgentScene()
-        made.agent.hide(made.now, NAMES)
-        made.gather()
-        (base,) = made.agent._bases.values()
-        reflexive, other = candidate(*MAPPED, "srflx"), candidate("203.0.113.10", 9, "srflx")
-        made.agent._found(made.now, Found(base, reflexive))
-        made.agent._local_candidates.append(other)
-        made.report(LinkClosed(base.link, Reason.OTHER, "gone"))
-        assert made.agent.local_candidates == [other]
-        (lost,) = [event for event in made.log if isinstance(event, BaseLost)]
-        assert lost.candidates == (base.shown, reflexive)
+        """Its reflexive candidates go with it, though nothing in them tells whose they are."""
+        made = scene(stun=STUN).gather(HOST, OTHER)
+        for number, query in enumerate(made.queries):
+            made.answer(query, (MAPPED[0], 1 + number))
+        own, _, reflexive, _ = made.candidates
+        made.report(LinkClosed(bases(made)[0].link, Reason.OTHER, "gone"))
+        (lost,) = made.take(BaseLost)
+        assert lost.candidates == (own, reflexive)

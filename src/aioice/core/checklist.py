@@ -38,15 +38,13 @@ class Base:
     link.
     """
 
-    __slots__ = ("link", "candidate", "shown", "reflexive", "preference")
+    __slots__ = ("link", "candidate", "shown", "preference")
 
     def __init__(self, link: int, candidate: Candidate, preference: int, shown: Candidate | None = None) -> None:
         self.link = link
         self.candidate = candidate
         #: The candidate as it is told; another one if its address is hidden (:mod:`aioice.core.hiding`).
         self.shown = candidate if shown is None else shown
-        #: The server-reflexive candidates that were found through this base.
-        self.reflexive: tuple[Candidate, ...] = ()
         #: Local preference of RFC 8445 §5.1.2.1, kept for the candidates that are reflected from this base.
         self.preference = preference
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .candidate import Candidate
     from .checklist import Base
     from .machine import Address
+    from .servers import ServerReport
 
 #: No names: nothing is hidden.
 NOTHING: Mapping[str, str] = {}
@@ -37,6 +38,14 @@ def related_address(base: Base) -> Address:
     """The related address of what is reflected from the base: of a hidden one, none (RFC 8839 §5.1)."""
     candidate = base.candidate
     return no_address(candidate.host) if is_hidden(base) else (candidate.host, candidate.port)
+
+
+def shown_report(report: ServerReport, names: Mapping[str, str]) -> ServerReport:
+    """A server's report that names no address of ours: a stream to a TURN server has one that nobody has chosen."""
+    local = report.local
+    if local is None or local[0] in names.values():
+        return report
+    return report._replace(local=(names[local[0]], local[1]) if local[0] in names else no_address(local[0]))
 
 
 def no_address(host: str) -> Address:

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,9 @@ ERROR_ANCILLARY = 512
 HAS_ERROR_QUEUE = sys.platform == "linux"
 
 
+T = TypeVar("T")
+
+
 class PortsInUse(OSError):
     """No port of the range is free."""
 
@@ -78,36 +81,59 @@ def bind_udp(host: str, port: int | range = 0, *, error_queue: bool = False) -> 
         if isinstance(port, int):
             sock.bind(_socket_address(host, port))
         else:
-            _bind_one_of(sock, host, port)
+            _first_free(port, lambda free: sock.bind(_socket_address(host, free)))
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _bind_one_of(sock: socket.socket, host: str, ports: range) -> None:
+def _first_free(ports: range, bind: Callable[[int], T]) -> T:
     """Try each port once, from a random one on: who comes next does not have to pass all that are in use."""
     start = int.from_bytes(os.urandom(4)) % len(ports)
     for port in (*ports[start:], *ports[:start]):
         try:
-            sock.bind(_socket_address(host, port))
+            return bind(port)
         except OSError as exc:
             # EACCES: ports below 1024. With any other error it is the address that cannot be bound.
             if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-        else:
-            return
     raise PortsInUse(errno.EADDRINUSE, f"no port from {ports[0]} to {ports[-1]} is free")
+
+
+class OwnNetwork(Protocol):
+    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`."""
+
+    def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
+        """As the function of this name."""
+
+    def open_multicast(self, group: str, port: int, interface: str | int) -> Any:
+        """A member of a multicast group on one interface (its address or index): a ``sock`` for
+        ``create_datagram_endpoint`` of that loop. Raises :exc:`OSError`."""
+
+    async def resolve(self, name: str) -> tuple[str, ...]:
+        """The addresses of a name, none if there are none."""
+
+
+def own_network(loop: asyncio.AbstractEventLoop) -> OwnNetwork | None:
+    """The network of a loop that has one; None where it is the system's."""
+    network: OwnNetwork | None = getattr(loop, "aioice_network", None)
+    return network
 
 
 def open_udp(
     loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
-) -> UdpTransport:
+) -> asyncio.DatagramTransport:
     """Bind and start to read; ``protocol.connection_made`` has been called when this returns.
 
     Raises :exc:`OSError` when the address cannot be bound, :exc:`NotImplementedError` when the loop has no readers
     (then use :func:`open_endpoint`).
     """
+    network = own_network(loop)
+    if network is not None:
+        if isinstance(port, int):
+            return network.open_udp(protocol, host, port)
+        return _first_free(port, lambda free: network.open_udp(protocol, host, free))
     sock = bind_udp(host, port, error_queue=HAS_ERROR_QUEUE)
     try:
         return UdpTransport(loop, sock, protocol)
