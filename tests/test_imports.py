@@ -51,6 +51,7 @@ CORE_RANKS = {
     "generation": 4,
     "accepting": 5,
     "gathering": 5,
+    "hiding": 3,
     "reflexive": 4,
     "relays": 4,
     "sending": 5,

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from .core.machine import Address, Output
     from .core.servers import ServerReport
+    from .mdns import Publication
+    from .net.interfaces import Addresses, HostFilter, Interfaces
     from .net.sender import Buffer
     from .policy import AddressRewrite, RemoteFilter
     from .servers import IceServer
@@ -114,29 +116,26 @@ def candidate_pair_priority(local: Candidate, remote: Candidate, ice_controlling
 
 
 def get_host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-    """The addresses of this machine's interfaces, without loopback and link-local IPv6 ones."""
-    import ifaddr
+    """The addresses of this machine from which host candidates are gathered, the best first (RFC 8445 §5.1.1.1).
 
-    addresses = []
-    for adapter in ifaddr.get_adapters():
-        for ip in adapter.ips:
-            if isinstance(ip.ip, str):
-                if use_ipv4 and not ip.ip.startswith("127."):
-                    addresses.append(ip.ip)
-            elif use_ipv6 and ip.ip[0] != "::1" and ip.ip[2] == 0:
-                addresses.append(ip.ip[0])
-    return addresses
+    Programs replace it to choose others. Left out are loopback, IPv4-mapped, IPv4-compatible, site-local, deprecated
+    and tentative addresses, and beside a temporary IPv6 address (RFC 8981) the others of the same interface and prefix.
+    Link-local IPv6 addresses, with their zone, are there only if there is nothing else. Where the system does not
+    tell its addresses, these are those of the default routes.
+    """
+    from .net.interfaces import host_addresses
+
+    return host_addresses(use_ipv4, use_ipv6)
+
+
+_GET_HOST_ADDRESSES = get_host_addresses
 
 
 def get_interface_names() -> dict[str, str]:
     """The names of the interfaces by their addresses."""
-    import ifaddr
+    from .net.interfaces import list_addresses
 
-    return {
-        ip.ip if isinstance(ip.ip, str) else ip.ip[0]: adapter.name
-        for adapter in ifaddr.get_adapters()
-        for ip in adapter.ips
-    }
+    return {str(local.address): local.interface for local in list_addresses()}
 
 
 def validate_username(value: str) -> None:
@@ -182,7 +181,8 @@ class CandidatePair:
         return (self.local_candidate.host, self.local_candidate.port)
 
     def __repr__(self) -> str:
-        return f"CandidatePair({self.local_addr} -> {self.remote_addr})"
+        remote = self.remote_candidate
+        return f"CandidatePair({self.local_addr} -> {(remote.host, remote.port)})"
 
 
 class Connection:
@@ -211,6 +211,17 @@ class Connection:
     :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a
         transaction if `None`.
     :param ssl_context: For TURN over TLS, in place of the system's trust.
+    :param interfaces: The interfaces whose addresses are used for host candidates, all if `None`: names, which may be
+        patterns (``["eth0", "wl*"]``), or a function that takes a name and tells (``lambda name: name != "docker0"``).
+    :param addresses: The addresses used for host candidates, all if `None`: IP addresses and networks
+        (``["192.0.2.0/24", "2001:db8::1"]``), or a function that takes an address and tells.
+    :param include_loopback: Gather candidates from loopback addresses, too.
+    :param port_range: The lowest and the highest port that the sockets of host candidates may have, any if `None`.
+        Sockets to TURN servers have other ports. See :meth:`gather_candidates` for what happens when it is used up.
+    :param hide_host_addresses: Show an mDNS name in place of each address of this host, and answer for the names until
+        the connection is closed (draft-ietf-mmusic-mdns-ice-candidates): peers on the same network find the address,
+        others and the signalling channel don't learn it. Where SDP has a default address in ``c=`` and ``m=``, put
+        ``0.0.0.0`` and port 9 there for such a candidate.
     :param ice_servers: STUN and TURN servers to ask beside ``stun_server`` and ``turn_server``: each an
         :class:`~aioice.servers.IceServer` or a mapping in the shape of W3C's RTCIceServer.
     :param candidate_types: The types of candidates to offer, of ``host``, ``srflx`` and ``relay``; all if `None`.
@@ -263,6 +274,10 @@ class Connection:
         "_dropped",
         "_state_waiters",
         "_listeners",
+        "_host_filter",
+        "_ports",
+        "_hide_host_addresses",
+        "_publication",
         "__dict__",
         "__weakref__",
     )
@@ -291,6 +306,11 @@ class Connection:
         relay_patience: float = RELAY_PATIENCE,
         patience: float | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        interfaces: Interfaces | None = None,
+        addresses: Addresses | None = None,
+        include_loopback: bool = False,
+        port_range: tuple[int, int] | None = None,
+        hide_host_addresses: bool = False,
         ice_servers: Iterable[IceServer | Mapping[str, Any]] = (),
         candidate_types: Iterable[str] | None = None,
         address_rewrites: Iterable[AddressRewrite] = (),
@@ -306,6 +326,15 @@ class Connection:
             validate_username(local_username)
         if local_password is not None:
             validate_password(local_password)
+        self._host_filter: HostFilter | None = None
+        if not (interfaces is None and addresses is None and not include_loopback):
+            from .net.interfaces import HostFilter
+
+            self._host_filter = HostFilter(interfaces, addresses, include_loopback)
+        self._ports = None if port_range is None else _ports(port_range)
+        self._hide_host_addresses = hide_host_addresses
+        #: What answers for the names that stand for our addresses.
+        self._publication: Publication | None = None
         #: Whether the peer is an ICE-lite agent.
         self.remote_is_lite = False
         #: The peer's username fragment, to be set before :meth:`connect`.
@@ -447,7 +476,8 @@ class Connection:
         Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
         it for about a second; what is found later still becomes a candidate. A second call waits for the first.
 
-        :raises ConnectionError: when the connection is closed.
+        :raises ConnectionError: when the connection is closed; when there is no candidate at all because no port of
+            ``port_range`` is free, which is only logged if there are others.
         """
         if self._closed:
             raise ConnectionError("Cannot gather candidates, the connection is closed")
@@ -513,7 +543,7 @@ class Connection:
         self._read_attributes(driver.now())
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
-            addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
+            addresses = self._host_addresses()
         if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):
             driver.do(self._agent.set_interfaces, get_interface_names())
         components = self._components
@@ -529,6 +559,37 @@ class Connection:
             else:
                 self._adopt_protocols()
                 driver.do(self._agent.end_gathering)
+        self._tell_ports_in_use()
+
+    def _host_addresses(self) -> list[str]:
+        use_ipv4, use_ipv6, chosen = self._use_ipv4, self._use_ipv6, self._host_filter
+        if chosen is not None and get_host_addresses is _GET_HOST_ADDRESSES:
+            from .net.interfaces import host_addresses
+
+            return host_addresses(use_ipv4, use_ipv6, chosen)
+        hosts = get_host_addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6)
+        return hosts if chosen is None else chosen.among(hosts)
+
+    async def _hide_hosts(self, addresses: list[str]) -> bool:
+        """Give them names before there is a candidate that could show them; False if we were closed meanwhile."""
+        if self._publication is None:
+            from .mdns import Publication
+
+            self._publication = Publication()
+        await self._publication.add([canonical_host(address.partition("%")[0]) for address in addresses])
+        if self._closed:
+            return False
+        self._running_driver().do(self._agent.hide, self._publication.names)
+        return True
+
+    def _tell_ports_in_use(self) -> None:
+        host = self._running_driver().host
+        exc = host.ports_in_use if isinstance(host, AsyncioHost) else None
+        if exc is None or self._closed:
+            return
+        logger.warning("%s A host candidate is missing: %s", self, exc.strerror)
+        if not self._local_candidates:
+            raise ConnectionError(exc.errno, f"Cannot gather candidates, {exc.strerror}")
 
     async def _gather_component(self, component: int, addresses: list[str]) -> None:
         told = await self.get_component_candidates(component=component, addresses=addresses)
@@ -549,6 +610,8 @@ class Connection:
         driver = self._running_driver()
         if not self._gather_started:
             self._read_attributes(driver.now())
+        if self._hide_host_addresses and not await self._hide_hosts(addresses):
+            return []
         gathered = driver.loop.create_future()
         self._gathered = {**self._gathered, component: gathered}
         driver.do(self._agent.gather, component, addresses, timeout)
@@ -695,10 +758,10 @@ class Connection:
         if protocol is None or not remotes:
             side = "local" if protocol is None else "remote"
             raise ValueError(f"Component {component} has no {side} candidate with this foundation")
-        remote = next((remote for remote in remotes if protocol.local_candidate.can_pair_with(remote)), None)
+        self._adopt_protocols()
+        remote = next((remote for remote in remotes if self._agent.can_pair(protocol.link, remote)), None)
         if remote is None:
             raise ValueError(f"This pair of component {component} cannot be used: {_why_unusable(remotes[0])}")
-        self._adopt_protocols()
         self._do(self._agent.select, component, protocol.link, remote)
 
     async def close(self) -> None:
@@ -717,6 +780,8 @@ class Connection:
             self._ended("closed", discard=True)
         if self._driver is not None:
             await self._driver.wind_up(CLOSE_WAIT)
+        if self._publication is not None:
+            await self._publication.close()
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> Connection:
@@ -935,6 +1000,7 @@ class Connection:
                 resolver=_resolve_mdns,
                 ssl_contexts=self._ssl_contexts(),
                 credentials=self._fetch_credentials if self._ice_servers else None,
+                ports=self._ports,
             )
             self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
         return self._driver
@@ -1084,14 +1150,14 @@ class Connection:
     def _base_found(self, found: Found) -> None:
         protocol = self._protocol_of(found.base.link)
         if protocol is not None:
-            protocol.local_candidate = found.base.candidate
+            protocol.local_candidate = found.base.shown
             if protocol not in self._protocols:
                 self._protocols.append(protocol)
 
     def _base_lost(self, lost: BaseLost) -> None:
         """A socket or a relay has ended by itself: its candidates are no more."""
+        self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
         for protocol in [protocol for protocol in self._protocols if protocol.link == lost.link]:
-            self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
             self._keep_drops(protocol)
             self._protocols.remove(protocol)
 
@@ -1105,6 +1171,8 @@ class Connection:
         self._nominated.clear()
         self._close_unadopted()
         self._local_candidates.clear()
+        if self._publication is not None:
+            self._publication.end()
         # A program's own way to gather is not cut short: what it opens is closed when it returns.
         self._end_waiting_for_gathering()
         for gathered in self._gathered.values():
@@ -1131,6 +1199,16 @@ def _shared_tunables(*values: float) -> Tunables:
 def _tunables() -> Tunables:
     """What programs may have changed in the modules; one object for all connections."""
     return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+
+
+def _ports(port_range: tuple[int, int]) -> range:
+    try:
+        low, high = port_range
+        if not 1 <= low <= high <= 65535:
+            raise ValueError
+        return range(low, high + 1)
+    except (TypeError, ValueError):
+        raise ValueError(f"port_range must be two ports from 1 to 65535, the lower first, not {port_range!r}") from None
 
 
 def _why_unusable(remote: Candidate) -> str:

@@ -27,6 +27,7 @@ from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
+from .hiding import related_address
 from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
@@ -197,6 +198,11 @@ class Agent:
     def remote_candidates(self) -> list[Candidate]:
         return self._generation.remote_candidates
 
+    def can_pair(self, link: int | None, remote: Candidate) -> bool:
+        """Whether what is behind the link can be one pair with this remote candidate."""
+        base = None if link is None else self._bases.get(link)
+        return base is not None and base.candidate.can_pair_with(remote)
+
     @property
     def check_list(self) -> list[Pair]:
         return self._generation.checks.pairs
@@ -210,6 +216,13 @@ class Agent:
         self._ungathered = tuple(other for other in self._ungathered if other != component)
         self._gatherer.gather(now, component, hosts, timeout)
         self._drain_children(now)
+
+    def hide(self, now: float, names: Mapping[str, str]) -> None:
+        """Show these names in place of the addresses of this host, from now on: of candidates that are found later.
+
+        Whoever runs the agent answers for the names.
+        """
+        self._gatherer.names = names
 
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
@@ -480,13 +493,13 @@ class Agent:
         """
         base, candidate = found
         types = self._config.candidate_types
-        if candidate is base.candidate:
+        if candidate is base.shown:
             self._bases[base.link] = base
             self._outputs.append(Notify(found))
         if types is None or candidate.type in types:
             self._local_candidates.append(candidate)
             self._outputs.append(Notify(LocalCandidate(candidate)))
-        if candidate is base.candidate:
+        if candidate is base.shown:
             for remote in self._generation.remote_candidates:
                 self._pair(self._generation, base, remote)
             self._changed = True
@@ -560,20 +573,25 @@ class Agent:
     def _local_at(self, pair: Pair, valid: Valid) -> Candidate:
         """The local candidate that the peer saw, peer-reflexive if it is none of ours (RFC 8445 §7.2.5.3.1)."""
         host, port = valid.mapped
-        base = pair.base.candidate
+        own = pair.base.candidate
+        for base in (pair.base, *self._bases.values()):
+            candidate = base.candidate
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
+                return base.shown
         for candidate in self._local_candidates:
-            if candidate.component == base.component and candidate.host == host and candidate.port == port:
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
                 return candidate
+        related = related_address(pair.base)
         return Candidate(
-            foundation=candidate_foundation("prflx", "udp", base.host),
-            component=base.component,
+            foundation=candidate_foundation("prflx", "udp", pair.base.shown.host),
+            component=own.component,
             transport="udp",
             priority=valid.priority,
-            host=host,
+            host=self._gatherer.names.get(host, host),
             port=port,
             type="prflx",
-            related_address=base.host,
-            related_port=base.port,
+            related_address=related[0],
+            related_port=related[1],
         )
 
     def _nominated(self, now: float, nominated: Nominated) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def open_endpoint(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
 ) -> asyncio.DatagramTransport:
     """The same on asyncio's own transport, for loops without readers: slower, and blind to whom an ICMP error is from.
 

@@ -8,9 +8,10 @@ protocol ever stops it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .linux import (
     ERROR_ANCILLARY,
@@ -51,8 +52,15 @@ RECEIVE_BUFFER = 4 << 20
 LINGER = 2.0
 
 
-def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.socket:
-    """A non-blocking UDP socket bound to ``host``, an IP address of either family."""
+T = TypeVar("T")
+
+
+class PortsInUse(OSError):
+    """No port of the range is free."""
+
+
+def bind_udp(host: str, port: int | range = 0, *, error_queue: bool = False) -> socket.socket:
+    """A non-blocking UDP socket bound to ``host``, an IP address of either family, and to ``port``, or one of them."""
     ipv6 = ":" in host
     sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -62,11 +70,27 @@ def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if error_queue:
             report_errors(sock, ipv6)
-        sock.bind(_socket_address(host, port))
+        if isinstance(port, int):
+            sock.bind(_socket_address(host, port))
+        else:
+            _first_free(port, lambda free: sock.bind(_socket_address(host, free)))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _first_free(ports: range, bind: Callable[[int], T]) -> T:
+    """Try each port once, from a random one on: who comes next does not have to pass all that are in use."""
+    start = int.from_bytes(os.urandom(4)) % len(ports)
+    for port in (*ports[start:], *ports[:start]):
+        try:
+            return bind(port)
+        except OSError as exc:
+            # EACCES: ports below 1024. With any other error it is the address that cannot be bound.
+            if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+    raise PortsInUse(errno.EADDRINUSE, f"no port from {ports[0]} to {ports[-1]} is free")
 
 
 class OwnNetwork(Protocol):
@@ -90,7 +114,7 @@ def own_network(loop: asyncio.AbstractEventLoop) -> OwnNetwork | None:
 
 
 def open_udp(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
 ) -> asyncio.DatagramTransport:
     """Bind and start to read; ``protocol.connection_made`` has been called when this returns.
 
@@ -99,7 +123,9 @@ def open_udp(
     """
     network = own_network(loop)
     if network is not None:
-        return network.open_udp(protocol, host, port)
+        if isinstance(port, int):
+            return network.open_udp(protocol, host, port)
+        return _first_free(port, lambda free: network.open_udp(protocol, host, free))
     sock = bind_udp(host, port, error_queue=HAS_ERROR_QUEUE)
     try:
         return UdpTransport(loop, sock, protocol)
