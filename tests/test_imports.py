@@ -52,6 +52,7 @@ CORE_RANKS = {
     "accepting": 5,
     "gathering": 5,
     "hiding": 3,
+    "waiting": 2,
     "reflexive": 4,
     "relays": 4,
     "sending": 5,
