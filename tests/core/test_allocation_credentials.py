@@ -90,7 +90,7 @@ class TestReady:
         assert scene.methods().count("channel") == 20
         assert len(scene.take(Deliver)) == 20
         give(scene, "user", "newer")
-        assert sorted(set(scene.methods())) == ["CHANNEL_BIND", "CREATE_PERMISSION", "REFRESH"]
+        assert sorted(set(scene.methods())) == ["CHANNEL_BIND", "REFRESH"]
         scene.run(2000)
         assert scene.take(AllocationLost) == []
         assert scene.take(WantCredentials) == []
