@@ -16,7 +16,7 @@ from aioice.core.allocation import (
     State,
 )
 from aioice.core.machine import Address, Close, Deliver, Done, OpenRelay
-from aioice.core.message import Message, Method
+from aioice.core.message import Class, Message, Method
 from tests.core.allocation_scene import (
     CHECK,
     LINK,
@@ -217,6 +217,24 @@ class TestRefresh:
         )
         scene.run(501)
         assert [lost.relay_link for lost in scene.take(AllocationLost)] == [RELAY]
+        assert scene.allocation.state is State.READY
+
+    @pytest.mark.parametrize("code", [None, 437])
+    def test_answered_after_its_end(self, code: int | None) -> None:
+        scene = dual()
+        late: list[Message] = []
+
+        def override(request: Message) -> Message | None:
+            if request.attributes.get(FAMILY) == FAMILIES[6]:
+                late.append(scene.server.error(request, code) if code else scene.server.success(request))
+                return Message(Method.REFRESH, Class.INDICATION, bytes(12))
+            return None
+
+        scene.server.override = override
+        scene.run(610)
+        assert [lost.detail for lost in scene.take(AllocationLost)] == ["the allocation has expired"]
+        scene.receive(bytes(late[-1]))
+        assert scene.take(AllocationLost) == []
         assert scene.allocation.state is State.READY
 
     def test_server_that_refreshes_only_all(self) -> None:

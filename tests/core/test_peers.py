@@ -124,6 +124,15 @@ class TestPermission:
         scene.send(b"data")
         assert scene.methods() == ["CREATE_PERMISSION", "REFRESH", "channel"]
 
+    def test_data_to_a_server_without_create_permission(self) -> None:
+        scene = ready()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 400}
+        scene.delay = 0.05
+        scene.send(b"data")
+        scene.run(1)
+        # The server had to drop it: again over the channel that brings the permission.
+        assert scene.methods() == ["CREATE_PERMISSION", "CHANNEL_BIND", "SEND", "REFRESH", "channel"]
+
     def test_server_with_neither(self) -> None:
         scene = ready()
         scene.delay = 0.05

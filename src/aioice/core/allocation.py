@@ -467,7 +467,8 @@ class Allocation:
             self._allocated(now, message, exchange.started)
         elif exchange.method is Method.REFRESH:
             self._refreshed(now, exchange, message)
-        elif peers is not None:
+        else:
+            assert peers is not None
             peers.handle_success(now, exchange.subject, exchange.started)
             self._drain(now, peers)
 
@@ -482,7 +483,8 @@ class Allocation:
         elif code == 437:
             # RFC 8656 §8.3: the allocation is not there any more, whatever we have asked for.
             self._all_lost(detail, code, message)
-        elif peers is not None:
+        else:
+            assert peers is not None
             peers.handle_refusal(now, exchange.subject, code, message)
             self._drain(now, peers)
 
@@ -572,6 +574,8 @@ class Allocation:
 
     def _refreshed(self, now: float, exchange: Exchange, message: Message) -> None:
         relay: Relay = exchange.subject
+        if self._relays.get(relay.family) is not relay:
+            return
         relay.refreshing = False
         lifetime = message.attributes.get("LIFETIME", relay.lifetime)
         if lifetime > 0:
@@ -580,6 +584,8 @@ class Allocation:
             self._lost(relay, "the server grants no lifetime")
 
     def _refresh_refused(self, now: float, relay: Relay, code: int, detail: str, message: Message | None) -> None:
+        if self._relays.get(relay.family) is not relay:
+            return
         relay.refreshing = False
         if code >= 500 or code == 438:
             relay.renew_at = now + RETRY_LOST
@@ -602,13 +608,13 @@ class Allocation:
             self._lost(relay, "the allocation has expired")
 
     def _lost(self, relay: Relay, detail: str, code: int = 0, response: Message | None = None) -> None:
-        if self._relays.pop(relay.family, None) is None:
-            return
+        del self._relays[relay.family]
         self._outputs.append(AllocationLost(relay.link, detail, code, response))
         self._outputs.append(Close(relay.link))
         if not self._relays:
             self._finish(detail)
-        elif self._peers is not None:
+        else:
+            assert self._peers is not None
             self._peers.drop(relay.family)
 
     def _all_lost(self, detail: str, code: int = 0, response: Message | None = None) -> None:
