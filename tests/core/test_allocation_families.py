@@ -61,7 +61,7 @@ class TestAllocate:
         ]
         for seen in scene.requests(Method.ALLOCATE):
             assert seen.message is not None
-            assert seen.message.attributes[ADDITIONAL] == FAMILIES[6]
+            assert seen.message.attributes[ADDITIONAL] == seen.message.attributes[f"DRAFT-{ADDITIONAL}"] == FAMILIES[6]
             assert FAMILY not in seen.message.attributes
 
     @pytest.mark.parametrize("families", [(5,), (4, 5), (0,)])
@@ -123,10 +123,19 @@ class TestAllocate:
     def test_server_that_gives_what_it_likes(self) -> None:
         scene = Scene(families=(6,)).start()
         assert [failed.detail for failed in scene.take(AllocationFailed)] == [
-            "the server gives addresses of another family only"
+            "the server gives no address of the families that were asked for"
         ]
         # RFC 8656 §7.3: it is deleted.
         assert scene.methods() == ["ALLOCATE", "ALLOCATE", "REFRESH"]
+
+    def test_address_that_is_none(self) -> None:
+        # As coturn does it.
+        scene = Scene(families=(4, 6))
+        scene.server.relayed = (("0.0.0.0", 0), RELAYED6)
+        scene.server.missing = (1, 440)
+        scene.start()
+        assert scene.take(Allocated) == [Allocated(RELAY, RELAYED6, MAPPED)]
+        assert scene.take(FamilyMissing) == [FamilyMissing(4, 440)]
 
     def test_more_than_was_asked_for(self) -> None:
         scene = Scene(families=(4,))

@@ -505,8 +505,9 @@ class Allocation:
         attributes = {"LIFETIME": self._config.lifetime, "REQUESTED-TRANSPORT": UDP_TRANSPORT}
         optional = ["LIFETIME"]
         if len(self._families) == 2:
-            attributes["ADDITIONAL-ADDRESS-FAMILY"] = FAMILIES[6]
-            optional.append("ADDITIONAL-ADDRESS-FAMILY")
+            for name in ("ADDITIONAL-ADDRESS-FAMILY", "DRAFT-ADDITIONAL-ADDRESS-FAMILY"):
+                attributes[name] = FAMILIES[6]
+                optional.append(name)
         elif self._families:
             attributes["REQUESTED-ADDRESS-FAMILY"] = FAMILIES[self._families[0]]
             if self._families == (4,):
@@ -527,16 +528,17 @@ class Allocation:
             return
         relayed: dict[int, Address] = {}
         for address in message.values("XOR-RELAYED-ADDRESS"):
-            relayed.setdefault(6 if ":" in address[0] else 4, address)
-        if self._families:
-            relayed = {family: relayed[family] for family in self._families if family in relayed}
-            if not relayed:
-                # RFC 8656 §7.3
-                self._delete(now)
-                self._fail(Reason.OTHER, 0, "the server gives addresses of another family only")
-                return
+            family = 6 if ":" in address[0] else 4
+            # coturn gives 0.0.0.0 and port 0 for what it does not have.
+            if address[1] and (not self._families or family in self._families):
+                relayed.setdefault(family, address)
+        if not relayed:
+            # RFC 8656 §7.3
+            self._delete(now)
+            self._fail(Reason.OTHER, 0, "the server gives no address of the families that were asked for")
+            return
         self._state = State.READY
-        for family, address in relayed.items():
+        for family, address in sorted(relayed.items()):
             relay = self._relays[family] = Relay(self._next_link(), family)
             relay.renewed(now, attributes["LIFETIME"], started)
             self._outputs.append(OpenRelay(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
@@ -544,7 +546,8 @@ class Allocation:
         self._dual = len(relayed) > 1
         links = {family: relay.link for family, relay in self._relays.items()}
         self._peers = Peers(now, links, self._config.channel_refresh_time, self._deadlines)
-        reasons = {_family(value[0]): value[1] for value in message.values("ADDRESS-ERROR-CODE")}
+        errors = message.values("ADDRESS-ERROR-CODE") + message.values("DRAFT-ADDRESS-ERROR-CODE")
+        reasons = {_family(value[0]): value[1] for value in errors}
         for family in self._families:
             if family not in relayed:
                 self._outputs.append(FamilyMissing(family, reasons.get(family, 0)))

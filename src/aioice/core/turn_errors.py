@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
 
 _VERDICTS: dict[int, tuple[Step, float, str]] = {
-    300: (Step.GIVE_UP, 0, "it names no other server that has not been asked in the last five minutes"),
+    300: (Step.GIVE_UP, 0, "ask the server that it names instead"),
     400: (Step.GIVE_UP, 0, "it takes the request for malformed: check that it is a TURN server"),
     401: (Step.GIVE_UP, 0, "check the user name and the password"),
     403: (Step.GIVE_UP, 0, "its administrator does not allow this"),
