@@ -39,6 +39,7 @@ CORE_RANKS = {
     "checklist": 2,
     "peers": 2,
     "transactions": 3,
+    "lifetime": 3,
     "allocation": 3,
     "selection": 3,
     "consent": 3,

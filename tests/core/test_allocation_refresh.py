@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aioice.core.allocation import GRACE, AllocationFailed, AllocationLost, PeerRefused, Permitted, State
+from aioice.core.allocation import AllocationFailed, AllocationLost, PeerRefused, Permitted, State
+from aioice.core.lifetime import GRACE
 from aioice.core.machine import Address, Close, Done, LinkClosed, Opened, Reason, SendFailed
 from aioice.core.message import Class, Message, Method
 from tests.core.allocation_scene import CHECK, LINK, PEER, RELAY, RELAYED, SERVER, Scene, bound, ready, stream

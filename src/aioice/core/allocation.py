@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .credentials import LongTermCredentials
 from .deadlines import Deadlines
 from .demux import MAX_DATA, is_channel_data, pad
+from .lifetime import Relay
 from .machine import (
     Close,
     Done,
@@ -60,12 +61,6 @@ __all__ = [
 UDP_TRANSPORT = 0x11000000
 #: RFC 8656 §18.6, likewise.
 FAMILIES = {4: 0x01000000, 6: 0x02000000}
-#: A relayed address is renewed after this part of its lifetime, neither sooner than ``FLOOR`` nor later than
-#: ``CEILING``.
-REFRESH_PART = 5 / 6
-CEILING = 3600
-#: After a sleep that was longer than the lifetime the server is asked all the same, and has so long to answer.
-GRACE = 10
 #: RFC 8445 §11: silence towards a UDP server that a NAT may take for the end.
 KEEPALIVE = 15
 #: A deletion is waited for this long.
@@ -138,6 +133,19 @@ class AllocationLost(NamedTuple):
     response: Message | None = None
 
 
+#: What is meant for the parent, beside what :mod:`aioice.core.machine` has.
+Told = (
+    Allocated
+    | FamilyMissing
+    | AllocationFailed
+    | AllocationLost
+    | Permitted
+    | PeerRefused
+    | PeerUnreachable
+    | WantCredentials
+)
+
+
 # ------------------------------------------------------------------------------------------------------------- state
 
 
@@ -148,30 +156,6 @@ class State(Enum):
     READY = "ready"
     CLOSING = "closing"
     DONE = "done"
-
-
-class Relay:
-    """One relayed address: a dual allocation has two, each with a lifetime of its own (RFC 8656 §8)."""
-
-    __slots__ = ("link", "family", "lifetime", "renew_at", "ends_at", "refreshing", "refreshed", "graced")
-
-    def __init__(self, link: int, family: int) -> None:
-        self.link = link
-        self.family = family
-        self.lifetime = 0.0
-        self.renew_at: float | None = None
-        self.ends_at = 0.0
-        self.refreshing = False
-        self.refreshed = float("-inf")
-        #: It has outlived its end in hope of an answer.
-        self.graced = False
-
-    def renewed(self, now: float, lifetime: float, started: float) -> None:
-        """The server keeps it for ``lifetime`` seconds from when it was asked, at ``started`` (RFC 8656 §7.3, §8.3)."""
-        self.lifetime = lifetime
-        self.graced = False
-        self.renew_at = max(started + min(max(lifetime * REFRESH_PART, FLOOR), CEILING), now + FLOOR)
-        self.ends_at = max(started + lifetime, self.renew_at + FLOOR)
 
 
 class Allocation:
@@ -273,7 +257,7 @@ class Allocation:
     def probe(self, now: float) -> None:
         """There are signs that the server has lost the allocation: find out."""
         for relay in self._relays.values():
-            if not relay.refreshing and now >= relay.refreshed + RETRY_LOST:
+            if relay.may_probe(now):
                 self._refresh(now, relay)
         self._conclude(now)
 
@@ -351,8 +335,8 @@ class Allocation:
         for relay in list(self._relays.values()):
             if relay.renew_at is not None and now >= relay.renew_at:
                 self._refresh(now, relay)
-            if now >= relay.ends_at:
-                self._overdue(now, relay)
+            if relay.is_over(now):
+                self._lost(relay, "the allocation has expired")
         self._conclude(now)
         peers = self._peers
         if peers is not None:
@@ -370,20 +354,7 @@ class Allocation:
                 self._transmit(now, bytes(Message(Method.BINDING, Class.INDICATION, self._random(12))))
             self._quiet_at = self._last_sent + self._keepalive
 
-    def poll_output(
-        self,
-    ) -> (
-        Output
-        | Allocated
-        | FamilyMissing
-        | AllocationFailed
-        | AllocationLost
-        | Permitted
-        | PeerRefused
-        | PeerUnreachable
-        | WantCredentials
-        | None
-    ):
+    def poll_output(self) -> Output | Told | None:
         return self._outputs.popleft() if self._outputs else None
 
     def poll_timeout(self) -> float | None:
@@ -493,8 +464,7 @@ class Allocation:
         if self._state is State.ALLOCATING:
             self._fail(Reason.TIMED_OUT, 0, silent.detail)
         elif exchange.method is Method.REFRESH and isinstance(exchange.subject, Relay):
-            exchange.subject.refreshing = False
-            exchange.subject.renew_at = now + FLOOR
+            exchange.subject.refused(now + FLOOR)
         elif peers is not None:
             peers.handle_silence(now, exchange.subject)
             self._drain(now, peers)
@@ -566,9 +536,7 @@ class Allocation:
     # ------------------------------------------------------------------------------------------------ keeping, losing
 
     def _refresh(self, now: float, relay: Relay) -> None:
-        relay.renew_at = None
-        relay.refreshing = True
-        relay.refreshed = now
+        relay.refresh(now)
         attributes = {"LIFETIME": self._config.lifetime}
         if self._dual:
             # RFC 8656 §8.1
@@ -579,7 +547,6 @@ class Allocation:
         relay: Relay = exchange.subject
         if self._relays.get(relay.family) is not relay:
             return
-        relay.refreshing = False
         lifetime = message.attributes.get("LIFETIME", relay.lifetime)
         if lifetime > 0:
             relay.renewed(now, lifetime, exchange.started)
@@ -589,26 +556,17 @@ class Allocation:
     def _refresh_refused(self, now: float, relay: Relay, code: int, detail: str, message: Message | None) -> None:
         if self._relays.get(relay.family) is not relay:
             return
-        relay.refreshing = False
         if code >= 500 or code == 438:
-            relay.renew_at = now + RETRY_LOST
+            relay.refused(now + RETRY_LOST)
         elif code == 401 and self._config.renewable:
             # There may be new credentials before the end.
-            relay.renew_at = now + CREDENTIALS_TIME
+            relay.refused(now + CREDENTIALS_TIME)
         elif code in (437, 443) and len(self._relays) > 1:
             # Perhaps it is this family only that has gone.
             self._lost(relay, detail, code, message)
             self.probe(now)
         else:
             self._all_lost(detail, code, message)
-
-    def _overdue(self, now: float, relay: Relay) -> None:
-        """The lifetime is over; if we have slept through the renewal, the server still has to say so."""
-        if relay.refreshing and not relay.graced and now < relay.refreshed + GRACE:
-            relay.graced = True
-            relay.ends_at = relay.refreshed + GRACE
-        else:
-            self._lost(relay, "the allocation has expired")
 
     def _lost(self, relay: Relay, detail: str, code: int = 0, response: Message | None = None) -> None:
         del self._relays[relay.family]
