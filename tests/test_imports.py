@@ -42,6 +42,7 @@ CORE_RANKS = {
     "rewrites": 1,
     "servers": 1,
     "transactions": 3,
+    "lifetime": 3,
     "allocation": 3,
     "selection": 3,
     "consent": 3,

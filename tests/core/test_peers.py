@@ -124,6 +124,15 @@ class TestPermission:
         scene.send(b"data")
         assert scene.methods() == ["CREATE_PERMISSION", "REFRESH", "channel"]
 
+    def test_data_to_a_server_without_create_permission(self) -> None:
+        scene = ready()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 400}
+        scene.delay = 0.05
+        scene.send(b"data")
+        scene.run(1)
+        # The server had to drop it: again over the channel that brings the permission.
+        assert scene.methods() == ["CREATE_PERMISSION", "CHANNEL_BIND", "SEND", "REFRESH", "channel"]
+
     def test_server_with_neither(self) -> None:
         scene = ready()
         scene.delay = 0.05
@@ -200,13 +209,14 @@ class TestPermission:
         assert [refused.peer[0] for refused in scene.take(PeerRefused)] == [names[2]]
         assert all(scene.peers._permissions[name].until > scene.now + 200 for name in names if name != names[2])
 
-    def test_trouble_of_the_server_splits_no_batch(self) -> None:
+    @pytest.mark.parametrize("code", [401, 441, 500, 508])
+    def test_trouble_that_is_not_about_hosts_splits_no_batch(self, code: int) -> None:
         scene = ready()
         for number in range(5):
             scene.allocation.permit(scene.now, f"10.0.0.{number}")
         scene.run(239)
         scene.seen.clear()
-        scene.server.refuse = {Method.CREATE_PERMISSION: 508}
+        scene.server.refuse = {Method.CREATE_PERMISSION: code}
         scene.run(2)
         scene.server.refuse = {}
         scene.run(RETRY_REFUSED)
