@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 from aioice import Connection
+from aioice.core.events import ConnectionEvent, SelectedPair
 from aioice.sim import Host, World
 
 from .support import STUN, TURN, behind
@@ -63,8 +65,38 @@ def natted(world: World, left: dict[str, Any] | None = None, right: dict[str, An
     """Two hosts behind NATs of their own, and both servers."""
     world.stun_server(STUN[0])
     world.turn_server(TURN[0], username="user", password="secret", relay="198.51.100.3")
-    hosts = [behind(world, f"203.0.113.{n}", f"10.0.{n}.2", **(options or {})) for n, options in ((1, left), (2, right))]
-    return hosts[0][1], hosts[1][1]
+    _, one = behind(world, "203.0.113.1", "10.0.1.2", **(left or {}))
+    _, other = behind(world, "203.0.113.2", "10.0.2.2", **(right or {}))
+    return one, other
+
+
+async def told(events: AsyncIterator[ConnectionEvent]) -> str:
+    """The pair that was selected last, of a connection that is closed."""
+    pairs = [event async for event in events if isinstance(event, SelectedPair)]
+    assert pairs[-1].nominated
+    return pairs[-1].local.type[0] + pairs[-1].remote.type[0]
+
+
+async def meet(world: World, mapping: tuple[str, str], filtering: tuple[str, str], turn: bool) -> str:
+    """What two connections select, and the milliseconds of both ``connect()``; "fail" where neither succeeds."""
+    loop = asyncio.get_running_loop()
+    sides = [{"mapping": m, "filtering": f} for m, f in zip(mapping, filtering, strict=True)]
+    hosts = natted(world, *sides)
+    pair = await introduced(*hosts, **(servers() if turn else {"stun_server": STUN}))
+    events = [connection.events() for connection in pair]
+    begun = loop.time()
+    results = await asyncio.gather(*(connection.connect() for connection in pair), return_exceptions=True)
+    taken = round((loop.time() - begun) * 1000)
+    if results != [None, None]:
+        assert [type(result) for result in results] == [ConnectionError, ConnectionError]
+        await close(*pair)
+        return "fail"
+    await asyncio.sleep(3)
+    await talk(*pair)
+    await close(*pair)
+    left, right = [await told(reader) for reader in events]
+    assert left == right[::-1]
+    return f"{left}{taken:03}"
 
 
 def lossy_session(seed: int) -> str:

@@ -166,7 +166,7 @@ class TestRun:
             raise TimeoutError("its own")
 
         world = World()
-        with pytest.raises(TimeoutError, match="not done within 60 virtual seconds"):
+        with pytest.raises(TimeoutError, match=r"not done within 60 virtual seconds: at 60 s.*\n.*: sleep at "):
             world.run(asyncio.sleep(61), timeout=60)
         assert world.now == 60
         with pytest.raises(TimeoutError, match="its own"):
@@ -305,6 +305,30 @@ class TestDeadlock:
         with pytest.raises(Deadlock):
             World().run(main())
         assert cleaned == ["main"]
+
+    def test_within_a_time_limit(self) -> None:
+        world = World()
+        with pytest.raises(Deadlock):
+            world.run(asyncio.Event().wait(), timeout=60)
+        assert world.now == 0
+
+    def test_cleanup_that_hangs(self) -> None:
+        world = World()
+
+        def again() -> None:
+            world.after(1, again)
+
+        async def main() -> None:
+            again()
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.Event().wait()
+
+        with pytest.raises(TimeoutError, match="within 60.0 virtual seconds") as caught:
+            world.run(main(), timeout=5)
+        assert "within 5 virtual seconds" in str(caught.value.__context__)
+        assert world.now == 65
 
     def test_many_tasks(self) -> None:
         async def main() -> None:
@@ -461,7 +485,6 @@ class TestDatagrams:
         there.refuses = True
 
         async def main() -> None:
-            loop = asyncio.get_running_loop()
             transport, heard = await endpoint(here, local_addr=(HERE, 5000))
             transport.sendto(b"", (THERE, 9))
             transport.sendto(b"", ("2001:db8::9", 9))

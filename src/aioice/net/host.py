@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_endpoint, open_udp, own_network
+from .udp import open_endpoint, open_udp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -79,8 +79,37 @@ class Host(Protocol):
         """The addresses of ``name``, in the order of preference; none if there are none. Does not raise."""
 
 
+class OwnNetwork(Protocol):
+    """What a loop has as its ``aioice_network`` where sockets and names are not the system's, as in :mod:`aioice.sim`.
+
+    It stands for the computer on which the caller runs; ``with network:`` makes other code run there.
+    """
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *args: object) -> None: ...
+
+    def is_closed(self) -> bool:
+        """Whether its loop is."""
+
+    def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
+        """As :func:`aioice.net.udp.open_udp`."""
+
+    def open_multicast(self, group: str, port: int, interface: str | int) -> Any:
+        """A member of a multicast group on one interface (its address or index): a ``sock`` for the loop's
+        ``create_datagram_endpoint``. Raises :exc:`OSError`."""
+
+    async def resolve(self, name: str) -> tuple[str, ...]:
+        """The addresses of a name, none if there are none."""
+
+
+def own_network(loop: asyncio.AbstractEventLoop) -> OwnNetwork | None:
+    """The network of a loop that has its own; None where it is the system's."""
+    network: OwnNetwork | None = getattr(loop, "aioice_network", None)
+    return network
+
+
 class AsyncioHost:
-    """This machine's sockets on an asyncio loop.
+    """This machine's sockets on an asyncio loop, or what the loop has in their place.
 
     ``resolver`` looks mDNS names up, which the system's resolver often cannot.
     """
@@ -90,6 +119,7 @@ class AsyncioHost:
         "_ssl_context",
         "_resolver",
         "_has_readers",
+        "_network",
     )
 
     def __init__(
@@ -103,8 +133,11 @@ class AsyncioHost:
         self._ssl_context = ssl_context
         self._resolver = resolver
         self._has_readers = True
+        self._network = own_network(loop)
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
+        if self._network is not None:
+            return self._network.open_udp(protocol, host, port)
         if self._has_readers:
             try:
                 return open_udp(self._loop, protocol, host, port)
@@ -122,15 +155,23 @@ class AsyncioHost:
             context = self._ssl_context
         from .stream import open_stream  # only TURN over TCP and TLS need it
 
-        return await open_stream(self._loop, protocol, peer, context, server_name)
+        if self._network is None:
+            return await open_stream(self._loop, protocol, peer, context, server_name)
+        with self._network:
+            return await open_stream(self._loop, protocol, peer, context, server_name)
 
     async def resolve(self, name: str) -> tuple[str, ...]:
         literal = _literal(name)
         if literal is not None:
             return (literal,)
+        network = self._network
         if name.rstrip(".").lower().endswith(".local"):
-            return _usable(await self._resolver(name)) if self._resolver is not None else ()
-        network = own_network(self._loop)
+            if self._resolver is None:
+                return ()
+            if network is None:
+                return _usable(await self._resolver(name))
+            with network:
+                return _usable(await self._resolver(name))
         if network is not None:
             return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)
