@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
+from aioice import sim
 from aioice.core.machine import Address, Reason
 from aioice.sim import Fate, Firewall, Host, Oversize, Packet, World
 from aioice.sim.hosts import FIRST_PORT, Listener, Socket, Stream
@@ -433,3 +436,20 @@ def test_packets_as_text() -> None:
     )
     assert world.describe(last=0) == "3 packets: 2 nowhere, 1 in flight"
     assert World().describe() == "0 packets: none"
+
+
+def undocumented() -> list[str]:
+    missing = []
+    for name in sim.__all__:
+        thing = getattr(sim, name)
+        if not inspect.getdoc(thing):
+            missing.append(name)
+        for member, value in vars(thing).items() if isinstance(thing, type) else ():
+            function = value.fget if isinstance(value, property) else value
+            if not member.startswith("_") and inspect.isfunction(function) and not inspect.getdoc(getattr(thing, member)):
+                missing.append(f"{name}.{member}")
+    return missing
+
+
+def test_all_that_is_public_is_documented() -> None:
+    assert undocumented() == []

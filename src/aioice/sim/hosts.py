@@ -295,6 +295,7 @@ class Socket:
 
     @property
     def is_open(self) -> bool:
+        """Whether it has not been closed."""
         return self.host.sockets.get(self.local) is self
 
     def send(self, dst: Address, data: bytes) -> Reason | None:
@@ -327,6 +328,7 @@ class Socket:
             self.on_error(dst, reason)
 
     def close(self) -> None:
+        """Hear and send no more; the port is free."""
         self.host.forget(self)
 
 
@@ -383,6 +385,7 @@ class Listener:
         self.certificate = certificate
 
     def presents(self, server_name: str) -> bool:
+        """Whether its certificate is good for this name."""
         return self.certificate is not None and self.certificate in ("*", server_name)
 
     def open(

@@ -22,6 +22,7 @@ IPV4_HEADER, IPV6_HEADER, UDP_HEADER, TCP_HEADER = 20, 40, 8, 20
 
 
 def is_ipv6(host: str) -> bool:
+    """Of the two families of addresses in text, which?"""
     return ":" in host
 
 
@@ -78,6 +79,7 @@ class Packet:
 
     @property
     def ip_header(self) -> int:
+        """Bytes of the IP header."""
         return IPV6_HEADER if is_ipv6(self.dst[0]) else IPV4_HEADER
 
 
