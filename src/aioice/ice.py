@@ -21,7 +21,6 @@ from .core.candidate import (
     candidate_priority,
     is_mdns_hostname,
     pair_priority,
-    stands_on,
 )
 from .core.events import (
     ConnectionClosed,
@@ -32,9 +31,10 @@ from .core.events import (
     SelectedPair,
     StateChanged,
 )
-from .core.gathering import BaseLost, Found, Gathered, StunServer, TurnServer
+from .core.gathering import BaseLost, Found, Gathered, Withdrawn
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
+from .core.servers import StunServer, TurnServer
 from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
@@ -44,9 +44,14 @@ from .utils import random_string
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from .core.machine import Address, Output
+    from .core.servers import ServerReport
+    from .mdns import Publication
+    from .net.interfaces import Addresses, HostFilter, Interfaces
+    from .policy import AddressRewrite, RemoteFilter
+    from .servers import IceServer
 
 __all__ = [
     "Candidate",
@@ -106,18 +111,26 @@ def candidate_pair_priority(local: Candidate, remote: Candidate, ice_controlling
 
 
 def get_host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-    """The addresses of this machine's interfaces, without loopback and link-local IPv6 ones."""
-    import ifaddr
+    """The addresses of this machine from which host candidates are gathered, the best first (RFC 8445 §5.1.1.1).
 
-    addresses = []
-    for adapter in ifaddr.get_adapters():
-        for ip in adapter.ips:
-            if isinstance(ip.ip, str):
-                if use_ipv4 and not ip.ip.startswith("127."):
-                    addresses.append(ip.ip)
-            elif use_ipv6 and ip.ip[0] != "::1" and ip.ip[2] == 0:
-                addresses.append(ip.ip[0])
-    return addresses
+    Programs replace it to choose others. Left out are loopback, IPv4-mapped, IPv4-compatible, site-local, deprecated
+    and tentative addresses, and beside a temporary IPv6 address (RFC 8981) the others of the same interface and prefix.
+    Link-local IPv6 addresses, with their zone, are there only if there is nothing else. Where the system does not
+    tell its addresses, these are those of the default routes.
+    """
+    from .net.interfaces import host_addresses
+
+    return host_addresses(use_ipv4, use_ipv6)
+
+
+_GET_HOST_ADDRESSES = get_host_addresses
+
+
+def get_interface_names() -> dict[str, str]:
+    """The names of the interfaces by their addresses."""
+    from .net.interfaces import list_addresses
+
+    return {str(local.address): local.interface for local in list_addresses()}
 
 
 def validate_username(value: str) -> None:
@@ -155,7 +168,8 @@ class CandidatePair:
         return (self.local_candidate.host, self.local_candidate.port)
 
     def __repr__(self) -> str:
-        return f"CandidatePair({self.local_addr} -> {self.remote_addr})"
+        remote = self.remote_candidate
+        return f"CandidatePair({self.local_addr} -> {(remote.host, remote.port)})"
 
 
 class Connection:
@@ -184,6 +198,23 @@ class Connection:
     :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a
         transaction if `None`.
     :param ssl_context: For TURN over TLS, in place of the system's trust.
+    :param interfaces: The interfaces whose addresses are used for host candidates, all if `None`: names, which may be
+        patterns (``["eth0", "wl*"]``), or a function that takes a name and tells (``lambda name: name != "docker0"``).
+    :param addresses: The addresses used for host candidates, all if `None`: IP addresses and networks
+        (``["192.0.2.0/24", "2001:db8::1"]``), or a function that takes an address and tells.
+    :param include_loopback: Gather candidates from loopback addresses, too.
+    :param port_range: The lowest and the highest port that the sockets of host candidates may have, any if `None`.
+        Sockets to TURN servers have other ports. See :meth:`gather_candidates` for what happens when it is used up.
+    :param hide_host_addresses: Show an mDNS name in place of each address of this host, and answer for the names until
+        the connection is closed (draft-ietf-mmusic-mdns-ice-candidates): peers on the same network find the address,
+        others and the signalling channel don't learn it. Where SDP has a default address in ``c=`` and ``m=``, put
+        ``0.0.0.0`` and port 9 there for such a candidate.
+    :param ice_servers: STUN and TURN servers to ask beside ``stun_server`` and ``turn_server``: each an
+        :class:`~aioice.servers.IceServer` or a mapping in the shape of W3C's RTCIceServer.
+    :param candidate_types: The types of candidates to offer, of ``host``, ``srflx`` and ``relay``; all if `None`.
+    :param address_rewrites: What the peer is told in place of, or beside, local addresses behind a 1:1 NAT.
+    :param remote_filter: Says whether checks may be sent to an address of the peer; or the networks, such as
+        ``10.0.0.0/8``, that are forbidden. Servers should forbid what only they can reach.
     :raises ValueError: for credentials or numbers that cannot be used.
     """
 
@@ -207,6 +238,7 @@ class Connection:
         "_components",
         "_ssl_context",
         "_config",
+        "_ice_servers",
         "_agent",
         "_driver",
         "_nominated",
@@ -224,6 +256,10 @@ class Connection:
         "_dropped",
         "_state_waiters",
         "_listeners",
+        "_host_filter",
+        "_ports",
+        "_hide_host_addresses",
+        "_publication",
         "__dict__",
         "__weakref__",
     )
@@ -252,6 +288,15 @@ class Connection:
         relay_patience: float = RELAY_PATIENCE,
         patience: float | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        interfaces: Interfaces | None = None,
+        addresses: Addresses | None = None,
+        include_loopback: bool = False,
+        port_range: tuple[int, int] | None = None,
+        hide_host_addresses: bool = False,
+        ice_servers: Iterable[IceServer | Mapping[str, Any]] = (),
+        candidate_types: Iterable[str] | None = None,
+        address_rewrites: Iterable[AddressRewrite] = (),
+        remote_filter: RemoteFilter | None = None,
     ) -> None:
         if not 1 <= components <= 256:
             raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
@@ -261,6 +306,15 @@ class Connection:
             validate_username(local_username)
         if local_password is not None:
             validate_password(local_password)
+        self._host_filter: HostFilter | None = None
+        if not (interfaces is None and addresses is None and not include_loopback):
+            from .net.interfaces import HostFilter
+
+            self._host_filter = HostFilter(interfaces, addresses, include_loopback)
+        self._ports = None if port_range is None else _ports(port_range)
+        self._hide_host_addresses = hide_host_addresses
+        #: What answers for the names that stand for our addresses.
+        self._publication: Publication | None = None
         #: Whether the peer is an ICE-lite agent.
         self.remote_is_lite = False
         #: The peer's username fragment, to be set before :meth:`connect`.
@@ -283,6 +337,21 @@ class Connection:
         self._transport_policy = transport_policy
         self._components = range(1, components + 1)
         self._ssl_context = ssl_context
+        self._ice_servers: tuple[IceServer, ...] = ()
+        more: dict[str, Any] = {}
+        if ice_servers:
+            from .servers import ice_servers_of, servers_of
+
+            self._ice_servers = ice_servers_of(ice_servers)
+            more["servers"] = servers_of(self._ice_servers)
+        if candidate_types is not None or address_rewrites or remote_filter is not None:
+            from .policy import candidate_types_of, remote_filter_of, rewrites_of
+
+            more["candidate_types"] = candidate_types_of(candidate_types)
+            more["address_rewrites"] = rewrites_of(address_rewrites)
+            more["remote_filter"] = remote_filter_of(remote_filter)
+        if not (use_ipv4 and use_ipv6):
+            more["relay_families"] = (4,) * use_ipv4 + (6,) * use_ipv6
         self._config = AgentConfig(
             controlling=ice_controlling,
             components=components,
@@ -293,6 +362,7 @@ class Connection:
             direct_patience=nomination_patience,
             relay_patience=relay_patience,
             patience=patience,
+            **more,
         )
         self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
         self._driver: Driver | None = None
@@ -355,6 +425,16 @@ class Connection:
         return self._agent.remote_candidates[:]
 
     @property
+    def server_reports(self) -> list[ServerReport]:
+        """What became of asking each STUN and TURN server at each of its addresses, so far; a copy.
+
+        A report has ``url``, ``component``, ``transport``, ``address`` and ``local`` address, ``verdict``
+        (:class:`~aioice.core.servers.Verdict`), the error ``code`` (0 if there is none), ``detail`` for people, the
+        round-trip time ``rtt`` in seconds and the ``candidates``.
+        """
+        return self._agent.server_reports
+
+    @property
     def dropped(self) -> dict[str, int]:
         """Datagrams that were dropped, by reason."""
         drops = Counter(self._agent.drops)
@@ -373,7 +453,8 @@ class Connection:
         Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
         it for about a second; what is found later still becomes a candidate. A second call waits for the first.
 
-        :raises ConnectionError: when the connection is closed.
+        :raises ConnectionError: when the connection is closed; when there is no candidate at all because no port of
+            ``port_range`` is free, which is only logged if there are others.
         """
         if self._closed:
             raise ConnectionError("Cannot gather candidates, the connection is closed")
@@ -384,6 +465,38 @@ class Connection:
             self._gather_task.add_done_callback(self._gather_done)
         if self._gathering is not None:
             await asyncio.shield(self._gathering)
+
+    async def gather(self) -> AsyncIterator[Candidate]:
+        """Gather like :meth:`gather_candidates`, and yield the candidates as they are found.
+
+        Ends when nothing more will be found: that may be long after :meth:`gather_candidates` would have returned, for
+        silent servers are given all the time of a transaction. Called again, it begins with those that are known.
+
+        :raises ConnectionError: when the connection is closed before.
+        """
+        events, known = self._listeners.reader(), self.local_candidates
+        if self._agent.gathering_ended:
+            for candidate in known:
+                yield candidate
+            return
+        gathering = asyncio.ensure_future(self.gather_candidates())
+        gathering.add_done_callback(
+            lambda task: events.put(LocalCandidate(None)) if task.cancelled() or task.exception() else None
+        )
+        try:
+            for candidate in known:
+                yield candidate
+            async for event in events:
+                if isinstance(event, LocalCandidate):
+                    if event.candidate is None:
+                        break
+                    yield event.candidate
+            else:
+                await gathering
+            if gathering.done():
+                gathering.result()
+        finally:
+            gathering.cancel()
 
     def _gather_done(self, task: asyncio.Future[None]) -> None:
         """A failure is kept for further callers; the caller of the first may have been cancelled and not see it."""
@@ -407,7 +520,9 @@ class Connection:
         driver.do(self._read_attributes)
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
-            addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
+            addresses = self._host_addresses()
+        if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):
+            driver.do(self._agent.set_interfaces, get_interface_names())
         components = self._components
         try:
             await asyncio.gather(*(self._gather_component(component, addresses) for component in components))
@@ -417,6 +532,37 @@ class Connection:
             else:
                 self._adopt_protocols()
                 driver.do(self._agent.end_gathering)
+        self._tell_ports_in_use()
+
+    def _host_addresses(self) -> list[str]:
+        use_ipv4, use_ipv6, chosen = self._use_ipv4, self._use_ipv6, self._host_filter
+        if chosen is not None and get_host_addresses is _GET_HOST_ADDRESSES:
+            from .net.interfaces import host_addresses
+
+            return host_addresses(use_ipv4, use_ipv6, chosen)
+        hosts = get_host_addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6)
+        return hosts if chosen is None else chosen.among(hosts)
+
+    async def _hide_hosts(self, addresses: list[str]) -> bool:
+        """Give them names before there is a candidate that could show them; False if we were closed meanwhile."""
+        if self._publication is None:
+            from .mdns import Publication
+
+            self._publication = Publication()
+        await self._publication.add([canonical_host(address.partition("%")[0]) for address in addresses])
+        if self._closed:
+            return False
+        self._running_driver().do(self._agent.hide, self._publication.names)
+        return True
+
+    def _tell_ports_in_use(self) -> None:
+        host = self._running_driver().host
+        exc = host.ports_in_use if isinstance(host, AsyncioHost) else None
+        if exc is None or self._closed:
+            return
+        logger.warning("%s A host candidate is missing: %s", self, exc.strerror)
+        if not self._local_candidates:
+            raise ConnectionError(exc.errno, f"Cannot gather candidates, {exc.strerror}")
 
     async def _gather_component(self, component: int, addresses: list[str]) -> None:
         told = await self.get_component_candidates(component=component, addresses=addresses)
@@ -437,6 +583,8 @@ class Connection:
         driver = self._running_driver()
         if not self._gather_started:
             driver.do(self._read_attributes)
+        if self._hide_host_addresses and not await self._hide_hosts(addresses):
+            return []
         gathered = self._gathered[component] = driver.loop.create_future()
         driver.do(self._agent.gather, component, addresses, timeout)
         await gathered
@@ -580,10 +728,10 @@ class Connection:
         if protocol is None or not remotes:
             side = "local" if protocol is None else "remote"
             raise ValueError(f"Component {component} has no {side} candidate with this foundation")
-        remote = next((remote for remote in remotes if protocol.local_candidate.can_pair_with(remote)), None)
+        self._adopt_protocols()
+        remote = next((remote for remote in remotes if self._agent.can_pair(protocol.link, remote)), None)
         if remote is None:
             raise ValueError(f"This pair of component {component} cannot be used: {_why_unusable(remotes[0])}")
-        self._adopt_protocols()
         self._do(self._agent.select, component, protocol.link, remote)
 
     async def close(self) -> None:
@@ -599,6 +747,8 @@ class Connection:
             self._ended("closed", discard=True)
         if self._driver is not None:
             await self._driver.wind_up(CLOSE_WAIT)
+        if self._publication is not None:
+            await self._publication.close()
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> Connection:
@@ -689,7 +839,14 @@ class Connection:
     def _running_driver(self) -> Driver:
         if self._driver is None:
             loop = asyncio.get_running_loop()
-            host = AsyncioHost(loop, ssl_context=self._ssl_context, resolver=_resolve_mdns)
+            host = AsyncioHost(
+                loop,
+                ssl_context=self._ssl_context,
+                resolver=_resolve_mdns,
+                ssl_contexts=self._ssl_contexts(),
+                credentials=self._fetch_credentials if self._ice_servers else None,
+                ports=self._ports,
+            )
             self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
         return self._driver
 
@@ -698,12 +855,35 @@ class Connection:
         stun_server, turn_server = self.stun_server, self.turn_server
         self._agent.set_servers(
             now,
-            StunServer(*stun_server) if stun_server else None,
-            TurnServer(*turn_server, self.turn_transport, self.turn_ssl, self.turn_username, self.turn_password)
+            StunServer(*stun_server[:2]) if stun_server else None,
+            TurnServer(
+                *turn_server[:2],
+                self.turn_transport,
+                self.turn_ssl and self.turn_transport == "tcp",
+                self.turn_username,
+                self.turn_password,
+            )
             if turn_server
             else None,
         )
         self._agent.set_local_credentials(now, self.local_username, self.local_password)
+
+    def _ssl_contexts(self) -> dict[Address, ssl.SSLContext] | None:
+        if not any(server.ssl_context for server in self._ice_servers):
+            return None
+        from .servers import servers_of
+
+        return {
+            (server.host.removesuffix("."), server.port): context
+            for ice_server in self._ice_servers
+            if (context := ice_server.ssl_context) is not None
+            for server in servers_of((ice_server,))
+        }
+
+    async def _fetch_credentials(self, number: int) -> tuple[str, str, float | None]:
+        from .servers import fetch_credentials
+
+        return await fetch_credentials(self._ice_servers[number], self._running_driver().now)
 
     def _do(self, verb: Any, *args: Any) -> None:
         """A verb, also before there is a loop to run the agent on."""
@@ -771,6 +951,8 @@ class Connection:
             self._base_found(event)
         elif isinstance(event, BaseLost):
             self._base_lost(event)
+        elif isinstance(event, Withdrawn):
+            self._local_candidates = [c for c in self._local_candidates if c is not event.candidate]
 
     def _handle_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, LocalCandidate):
@@ -802,15 +984,14 @@ class Connection:
     def _base_found(self, found: Found) -> None:
         protocol = self._protocol_of(found.base.link)
         if protocol is not None:
-            protocol.local_candidate = found.base.candidate
+            protocol.local_candidate = found.base.shown
             if protocol not in self._protocols:
                 self._protocols.append(protocol)
 
     def _base_lost(self, lost: BaseLost) -> None:
         """A socket or a relay has ended by itself: its candidates are no more."""
+        self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
         for protocol in [protocol for protocol in self._protocols if protocol.link == lost.link]:
-            base = protocol.local_candidate
-            self._local_candidates = [c for c in self._local_candidates if not stands_on(c, base)]
             self._keep_drops(protocol)
             self._protocols.remove(protocol)
 
@@ -824,6 +1005,8 @@ class Connection:
         self._nominated.clear()
         self._close_unadopted()
         self._local_candidates.clear()
+        if self._publication is not None:
+            self._publication.end()
         # A program's own way to gather is not cut short: what it opens is closed when it returns.
         self._end_waiting_for_gathering()
         for gathered in self._gathered.values():
@@ -843,6 +1026,16 @@ def _shared_tunables(*values: float) -> Tunables:
 def _tunables() -> Tunables:
     """What programs may have changed in the modules; one object for all connections."""
     return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+
+
+def _ports(port_range: tuple[int, int]) -> range:
+    try:
+        low, high = port_range
+        if not 1 <= low <= high <= 65535:
+            raise ValueError
+        return range(low, high + 1)
+    except (TypeError, ValueError):
+        raise ValueError(f"port_range must be two ports from 1 to 65535, the lower first, not {port_range!r}") from None
 
 
 def _why_unusable(remote: Candidate) -> str:

@@ -48,7 +48,7 @@ async def test_interfaces_of_both_families(ice_world: World) -> None:
     left = ice_world.host("192.0.2.1", "2001:db8::1")
     left.join(ice_world.nat("203.0.113.1"), "10.0.0.2")
     connection = await gathered(left, True)
-    assert [c.host for c in connection.local_candidates] == ["192.0.2.1", "2001:db8::1", "10.0.0.2"]
+    assert {c.host for c in connection.local_candidates} == {"192.0.2.1", "2001:db8::1", "10.0.0.2"}
     six = await gathered(left, True, use_ipv4=False)
     assert [c.host for c in six.local_candidates] == ["2001:db8::1"]
     right = await gathered(ice_world.host("2001:db8::2"), False)

@@ -445,8 +445,8 @@ def undocumented() -> list[str]:
         if not inspect.getdoc(thing):
             missing.append(name)
         for member, value in vars(thing).items() if isinstance(thing, type) else ():
-            function = value.fget if isinstance(value, property) else value
-            if not member.startswith("_") and inspect.isfunction(function) and not inspect.getdoc(getattr(thing, member)):
+            is_code = inspect.isfunction(value.fget if isinstance(value, property) else value)
+            if is_code and not member.startswith("_") and not inspect.getdoc(getattr(thing, member)):
                 missing.append(f"{name}.{member}")
     return missing
 

@@ -246,15 +246,6 @@ def pair_priority(controlling_priority: int, controlled_priority: int) -> int:
     return (low << 32) + 2 * high + (controlling_priority > controlled_priority)
 
 
-def stands_on(candidate: Candidate, base: Candidate) -> bool:
-    """Whether this local candidate goes with ``base``: it is that, or server-reflexive through it."""
-    return candidate is base or (
-        candidate.type == "srflx"
-        and (candidate.component, candidate.related_address, candidate.related_port)
-        == (base.component, base.host, base.port)
-    )
-
-
 def local_preferences(hosts: Sequence[str]) -> list[int]:
     """The local preference of each of the addresses of a host, all different (RFC 8445 §5.1.2.1).
 

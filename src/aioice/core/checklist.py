@@ -38,11 +38,13 @@ class Base:
     link.
     """
 
-    __slots__ = ("link", "candidate", "preference")
+    __slots__ = ("link", "candidate", "shown", "preference")
 
-    def __init__(self, link: int, candidate: Candidate, preference: int) -> None:
+    def __init__(self, link: int, candidate: Candidate, preference: int, shown: Candidate | None = None) -> None:
         self.link = link
         self.candidate = candidate
+        #: The candidate as it is told; another one if its address is hidden (:mod:`aioice.core.hiding`).
+        self.shown = candidate if shown is None else shown
         #: Local preference of RFC 8445 §5.1.2.1, kept for the candidates that are reflected from this base.
         self.preference = preference
 
@@ -73,7 +75,7 @@ class Pair:
         self.peer: Address = (remote.address, remote.port)
         self.state = PairState.FROZEN
         #: The local candidate as the peer sees it, once a check has told (§7.2.5.3.1).
-        self.local = base.candidate
+        self.local = base.shown
         self.nominated = False
         #: Controlling: the check in flight nominates. Controlled: the peer has asked to nominate.
         self.use_candidate = False
@@ -108,8 +110,8 @@ class Pair:
         return self.base.candidate.type == "relay" or self.remote.type == "relay"
 
     def __repr__(self) -> str:
-        local = self.base.candidate
-        return f"Pair({local.host}:{local.port} -> {self.peer[0]}:{self.peer[1]}, {self.state})"
+        local, remote = self.base.shown, self.remote
+        return f"Pair({local.host}:{local.port} -> {remote.host}:{remote.port}, {self.state})"
 
 
 def order(pair: Pair) -> tuple[int, int]:

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_endpoint, open_udp
+from .udp import PortsInUse, open_endpoint, open_udp, own_network
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from aioice.core.machine import Address
 
@@ -78,47 +78,28 @@ class Host(Protocol):
     async def resolve(self, name: str) -> tuple[str, ...]:
         """The addresses of ``name``, in the order of preference; none if there are none. Does not raise."""
 
-
-class OwnNetwork(Protocol):
-    """What a loop has as its ``aioice_network`` where sockets and names are not the system's, as in :mod:`aioice.sim`.
-
-    It stands for the computer on which the caller runs; ``with network:`` makes other code run there.
-    """
-
-    def __enter__(self) -> object: ...
-    def __exit__(self, *args: object) -> None: ...
-
-    def is_closed(self) -> bool:
-        """Whether its loop is."""
-
-    def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
-        """As :func:`aioice.net.udp.open_udp`."""
-
-    def open_multicast(self, group: str, port: int, interface: str | int) -> Any:
-        """A member of a multicast group on one interface (its address or index): a ``sock`` for the loop's
-        ``create_datagram_endpoint``. Raises :exc:`OSError`."""
-
-    async def resolve(self, name: str) -> tuple[str, ...]:
-        """The addresses of a name, none if there are none."""
-
-
-def own_network(loop: asyncio.AbstractEventLoop) -> OwnNetwork | None:
-    """The network of a loop that has its own; None where it is the system's."""
-    network: OwnNetwork | None = getattr(loop, "aioice_network", None)
-    return network
+    async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
+        """User name and password for the server of this number, and when they end, by the loop's clock; may raise."""
 
 
 class AsyncioHost:
     """This machine's sockets on an asyncio loop, or what the loop has in their place.
 
-    ``resolver`` looks mDNS names up, which the system's resolver often cannot.
+    ``resolver`` looks mDNS names up, which the system's resolver often cannot; ``ssl_contexts`` has those that are for
+    one server, by the name in its certificate and the port; ``credentials`` are asked for by the number of the server.
+    A socket on an address of its own gets one of ``ports``, if they are given; one on a wildcard address is a client's,
+    which nobody has to let in.
     """
 
     __slots__ = (
         "_loop",
         "_ssl_context",
+        "_ssl_contexts",
         "_resolver",
+        "_credentials",
         "_has_readers",
+        "_ports",
+        "ports_in_use",
         "_network",
     )
 
@@ -128,28 +109,55 @@ class AsyncioHost:
         *,
         ssl_context: ssl.SSLContext | None = None,
         resolver: Callable[[str], Awaitable[tuple[str, ...]]] | None = None,
+        ssl_contexts: Mapping[Address, ssl.SSLContext] | None = None,
+        credentials: Callable[[int], Awaitable[tuple[str, str, float | None]]] | None = None,
+        ports: range | None = None,
     ) -> None:
         self._loop = loop
         self._ssl_context = ssl_context
+        self._ssl_contexts = ssl_contexts
         self._resolver = resolver
+        self._credentials = credentials
         self._has_readers = True
+        self._ports = ports
+        #: The last failure for want of a free port.
+        self.ports_in_use: PortsInUse | None = None
         self._network = own_network(loop)
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
-        if self._network is not None:
-            return self._network.open_udp(protocol, host, port)
+        if self._network is None:
+            return self._open_udp(protocol, host, port)
+        with self._network:
+            return self._open_udp(protocol, host, port)
+
+    def _open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int) -> Opening:
+        ports = self._ports if self._ports is not None and not port and host not in ("0.0.0.0", "::") else port
         if self._has_readers:
             try:
-                return open_udp(self._loop, protocol, host, port)
+                return open_udp(self._loop, protocol, host, ports)
             except NotImplementedError:
                 self._has_readers = False
-        return open_endpoint(self._loop, protocol, host, port)
+            except PortsInUse as exc:
+                self.ports_in_use = exc
+                raise
+        return self._open_endpoint(protocol, host, ports)
+
+    async def _open_endpoint(
+        self, protocol: asyncio.DatagramProtocol, host: str, ports: int | range
+    ) -> asyncio.DatagramTransport:
+        try:
+            return await open_endpoint(self._loop, protocol, host, ports)
+        except PortsInUse as exc:
+            self.ports_in_use = exc
+            raise
 
     async def open_stream(
         self, protocol: asyncio.DatagramProtocol, peer: Address, server_name: str | None
     ) -> asyncio.DatagramTransport:
         context = None
-        if server_name is not None:
+        if server_name is not None and self._ssl_contexts:
+            context = self._ssl_contexts.get((server_name, peer[1]))
+        if server_name is not None and context is None:
             if self._ssl_context is None:
                 self._ssl_context = ssl.create_default_context()
             context = self._ssl_context
@@ -175,6 +183,11 @@ class AsyncioHost:
         if network is not None:
             return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)
+
+    async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
+        if self._credentials is None:
+            raise LookupError("nobody has them")
+        return await self._credentials(server)
 
 
 class _Lookups:

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +60,15 @@ ERROR_ANCILLARY = 512
 HAS_ERROR_QUEUE = sys.platform == "linux"
 
 
-def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.socket:
-    """A non-blocking UDP socket bound to ``host``, an IP address of either family."""
+T = TypeVar("T")
+
+
+class PortsInUse(OSError):
+    """No port of the range is free."""
+
+
+def bind_udp(host: str, port: int | range = 0, *, error_queue: bool = False) -> socket.socket:
+    """A non-blocking UDP socket bound to ``host``, an IP address of either family, and to ``port``, or one of them."""
     ipv6 = ":" in host
     sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -71,21 +78,71 @@ def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.s
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if error_queue:
             sock.setsockopt(*((socket.IPPROTO_IPV6, IPV6_RECVERR) if ipv6 else (socket.IPPROTO_IP, IP_RECVERR)), 1)
-        sock.bind(_socket_address(host, port))
+        if isinstance(port, int):
+            sock.bind(_socket_address(host, port))
+        else:
+            _first_free(port, lambda free: sock.bind(_socket_address(host, free)))
     except BaseException:
         sock.close()
         raise
     return sock
 
 
+def _first_free(ports: range, bind: Callable[[int], T]) -> T:
+    """Try each port once, from a random one on: who comes next does not have to pass all that are in use."""
+    start = int.from_bytes(os.urandom(4)) % len(ports)
+    for port in (*ports[start:], *ports[:start]):
+        try:
+            return bind(port)
+        except OSError as exc:
+            # EACCES: ports below 1024. With any other error it is the address that cannot be bound.
+            if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+    raise PortsInUse(errno.EADDRINUSE, f"no port from {ports[0]} to {ports[-1]} is free")
+
+
+class OwnNetwork(Protocol):
+    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`.
+
+    It stands for the computer on which the caller runs; ``with network:`` makes other code run there.
+    """
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *args: object) -> None: ...
+
+    def is_closed(self) -> bool:
+        """Whether its loop is."""
+
+    def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
+        """As the function of this name."""
+
+    def open_multicast(self, group: str, port: int, interface: str | int) -> Any:
+        """A member of a multicast group on one interface (its address or index): a ``sock`` for
+        ``create_datagram_endpoint`` of that loop. Raises :exc:`OSError`."""
+
+    async def resolve(self, name: str) -> tuple[str, ...]:
+        """The addresses of a name, none if there are none."""
+
+
+def own_network(loop: asyncio.AbstractEventLoop) -> OwnNetwork | None:
+    """The network of a loop that has one; None where it is the system's."""
+    network: OwnNetwork | None = getattr(loop, "aioice_network", None)
+    return network
+
+
 def open_udp(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
-) -> UdpTransport:
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
+) -> asyncio.DatagramTransport:
     """Bind and start to read; ``protocol.connection_made`` has been called when this returns.
 
     Raises :exc:`OSError` when the address cannot be bound, :exc:`NotImplementedError` when the loop has no readers
     (then use :func:`open_endpoint`).
     """
+    network = own_network(loop)
+    if network is not None:
+        if isinstance(port, int):
+            return network.open_udp(protocol, host, port)
+        return _first_free(port, lambda free: network.open_udp(protocol, host, free))
     sock = bind_udp(host, port, error_queue=HAS_ERROR_QUEUE)
     try:
         return UdpTransport(loop, sock, protocol)
@@ -95,7 +152,7 @@ def open_udp(
 
 
 async def open_endpoint(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
 ) -> asyncio.DatagramTransport:
     """The same on asyncio's own transport, for loops without readers: slower, and blind to whom an ICMP error is from.
 
