@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 
 from aioice import sim
 from aioice.core.machine import Address, Reason
 from aioice.sim import Fate, Firewall, Host, Oversize, Packet, World
-from aioice.sim.hosts import FIRST_PORT, Listener, Socket, Stream
+from aioice.sim.hosts import CONNECT_TIMEOUT, FIRST_PORT, Listener, Socket, Stream
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 Seen = list[tuple[float, Address, bytes]]
@@ -85,6 +86,61 @@ class TestRate:
             stream.send(bytes(960))
         world.run(until=2)
         assert pieces == [0.018, 0.026, 0.034, 0.042]
+
+
+class TestStreams:
+    def open(self, **conditions: Any) -> tuple[World, Stream, Stream]:
+        world = World(3)
+        world.network(**{"delay": 0.01, **conditions})
+        here, there = world.host(HERE), world.host(THERE)
+        ends: list[Stream | None] = []
+        there.listen(Listener((THERE, 80), ends.append))
+        here.connect((THERE, 80), None, lambda stream, reason: ends.append(stream))
+        world.run_until(lambda: len(ends) == 2)
+        one, other = ends
+        assert one is not None and other is not None
+        return world, one, other
+
+    def test_loss_delays(self) -> None:
+        world, one, other = self.open(loss=0.3)
+        assert world.now in (0.02, 1.02, 3.02, 7.02)
+        heard: list[tuple[float, bytes]] = []
+        other.on_data = lambda data: heard.append((world.now, data))
+        begun = world.now
+        for number in range(100):
+            one.send(bytes([number]))
+        world.run(until=begun + 60)
+        assert b"".join(data for _, data in heard) == bytes(range(100))
+        assert heard[-1][0] - begun > 0.2
+
+    def test_hopeless_handshake(self) -> None:
+        world, here, there, _ = two(loss=0.999)
+        there.host.listen(Listener((THERE, 80), lambda stream: None))
+        told: list[tuple[float, Reason]] = []
+        here.host.connect((THERE, 80), None, lambda stream, reason: told.append((world.now, reason)))
+        world.run(until=60)
+        assert told == [(CONNECT_TIMEOUT, Reason.TIMED_OUT)]
+
+    @pytest.mark.parametrize("cut", ["path", "mine", "theirs"])
+    def test_dead_for_ever(self, cut: str) -> None:
+        world, one, other = self.open()
+        heard: list[bytes] = []
+        closed: list[float] = []
+        other.on_data, other.on_close = heard.append, lambda: closed.append(world.now)
+        interfaces = {"mine": one.host.interfaces[0], "theirs": other.host.interfaces[0]}
+        if cut == "path":
+            world.network(delay=0.01, loss=1.0)
+        else:
+            interfaces[cut].down()
+        one.send(b"lost")
+        world.network(delay=0.01)
+        for interface in interfaces.values():
+            interface.up()
+        one.send(b"out of order")
+        one.finish()
+        one.close()
+        world.run(until=world.now + 60)
+        assert (heard, closed) == ([], [])
 
 
 class TestMtu:

@@ -8,6 +8,8 @@ server there is no path at all where the table has a relay.
 from __future__ import annotations
 
 import itertools
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +100,14 @@ def test_connections(mapping: tuple[str, str], turn: bool) -> None:
         # The last checks leave one interval later where no relay's have shown the way before.
         alone = "fail" if "r" in expected else expected.replace("125", "130")
         assert (filtering, outcome) == (filtering, expected if turn else alone)
+
+
+def test_the_table_for_people() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "nat_matrix.py"
+    outcome = runpy.run_path(str(script))["outcome"]
+    assert outcome((EI, EI), (EI, EI), False) == "ss 55 ms"
+    assert outcome((APD, APD), (APD, APD), True) == "pr 125 ms"
+    assert outcome((APD, APD), (APD, APD), False) == "–"
 
 
 def test_no_relay_is_nominated_where_a_direct_pair_answers_in_time() -> None:
