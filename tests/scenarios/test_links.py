@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from aioice import sim
-from aioice.core.machine import Address, Reason
+from aioice.core.machine import Address, LinkClosed, OpenStream, Reason
 from aioice.sim import Fate, Firewall, Host, Oversize, Packet, World
 from aioice.sim.hosts import CONNECT_TIMEOUT, FIRST_PORT, Listener, Socket, Stream
+
+from .test_sim import start
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 Seen = list[tuple[float, Address, bytes]]
@@ -141,6 +143,53 @@ class TestStreams:
         one.close()
         world.run(until=world.now + 60)
         assert (heard, closed) == ([], [])
+
+    def test_refused_meanwhile(self) -> None:
+        """The listener goes while the handshake is under way."""
+        world, here, there, _ = two()
+        told: list[Reason] = []
+        listener = Listener((THERE, 80), lambda stream: None)
+        there.host.listen(listener)
+        here.host.connect((THERE, 80), None, lambda stream, reason: told.append(reason))
+        del there.host.listeners[THERE, 80]
+        world.run(until=1)
+        assert told == [Reason.REFUSED]
+
+    def test_to_oneself(self) -> None:
+        world = World()
+        host = world.host(HERE)
+        host.listen(Listener(("0.0.0.0", 80), lambda stream: stream.send(b"hello")))
+        heard: list[tuple[float, bytes]] = []
+
+        def opened(stream: Stream | None, reason: Reason) -> None:
+            assert stream is not None
+            stream.on_data = lambda data: heard.append((world.now, data))
+
+        for address in (HERE, "127.0.0.1"):
+            host.connect((address, 80), None, opened)
+        world.run(until=1)
+        assert heard == [(0.0, b"hello")] * 2
+
+    def test_no_stun_at_all(self) -> None:
+        """A server hangs up, and so does a node."""
+        world = World()
+        server = world.stun_server("198.51.100.1")
+        host = world.host(HERE)
+        host.listen(Listener((HERE, 80), lambda stream: stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")))
+
+        def opened(stream: Stream | None, reason: Reason) -> None:
+            assert stream is not None
+            stream.on_close = lambda: closed.append(world.now)
+            stream.send(b"GET / HTTP/1.1\r\n\r\n")
+
+        closed: list[float] = []
+        host.connect(server.address, None, opened)
+        world.run(until=1)
+        assert (len(closed), server.malformed, server.streams) == (1, 1, [])
+        script, _ = start(world.host(THERE), OpenStream(1, (HERE, 80), None))
+        world.run(until=2)
+        last = script.reports[-1][1]
+        assert isinstance(last, LinkClosed) and last.reason is Reason.NOT_STUN
 
 
 class TestMtu:

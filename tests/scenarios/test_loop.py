@@ -674,6 +674,63 @@ class TestStreams:
 
         assert self.talk(client, serve, world) == b"abcdefgh"
 
+    def test_faults_of_the_program(self, world: World) -> None:
+        """They are reported and end the stream."""
+        reports: list[str] = []
+
+        class Faulty(asyncio.Protocol):
+            def data_received(self, data: bytes) -> None:
+                raise KeyError("mine")
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"x")
+            assert await reader.read() == b""
+            writer.close()
+
+        async def client() -> bool:
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda loop, report: reports.append(repr(report["exception"])))
+            transport, _ = await loop.create_connection(Faulty, THERE, 80)
+            await asyncio.sleep(1)
+            return transport.is_closing()
+
+        assert self.talk(client, serve, world)
+        assert reports == ["KeyError('mine')"]
+
+    def test_protocols_can_be_replaced(self, world: World) -> None:
+        class Second(asyncio.Protocol):
+            data = b""
+
+            def data_received(self, data: bytes) -> None:
+                self.data += data
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.read(1))
+            writer.close()
+
+        async def client() -> None:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_connection(asyncio.Protocol, THERE, 80, local_addr=("0.0.0.0", 1234))
+            assert transport.get_extra_info("sockname") == (HERE, 1234)
+            assert transport.get_extra_info("cipher", "none") == "none"
+            transport.set_write_buffer_limits(10)
+            transport.set_protocol(second := Second())
+            transport.write(b"x")
+            await asyncio.sleep(1)
+            assert second.data == b"x" and transport.is_closing()
+            first, second = Collector(), Collector()
+            datagrams, _ = await loop.create_datagram_endpoint(lambda: first, local_addr=("localhost", 5))
+            assert (datagrams.get_protocol(), datagrams.get_extra_info("peername")) == (first, None)
+            assert datagrams.get_write_buffer_size() == 0
+            datagrams.sendto(b"1", ("127.0.0.1", 5))
+            await asyncio.sleep(1)
+            datagrams.set_protocol(second)
+            datagrams.sendto(b"2", ("127.0.0.1", 5))
+            await asyncio.sleep(1)
+            assert [told[0][1][0] for told in (first.told, second.told)] == [b"1", b"2"]
+
+        self.talk(client, serve, world)
+
     def test_server(self, world: World) -> None:
         async def main() -> None:
             with world.hosts[1]:  # type: ignore[attr-defined]
