@@ -36,6 +36,8 @@ class Case(NamedTuple):
     quick_runs: int
     quick_rounds: int
     command: tuple[str, ...] = ()
+    #: The old release has nothing like it.
+    ours_alone: bool = False
 
 
 CASES = {
@@ -48,6 +50,7 @@ CASES = {
     "connect-relay": Case(10, 5, 5, 1),
     "many": Case(1, 3, 1, 1),
     "stun": Case(1, 5, 1, 2, (str(HERE / "stun_codec.py"), "--json")),
+    "simulator": Case(5, 3, 3, 1, (str(HERE / "simulator.py"), "5"), ours_alone=True),
 }
 
 
@@ -83,10 +86,10 @@ class Row(NamedTuple):
     ratio: float | None = None
     limit: float | None = None
 
-    def reached(self, old: float, new: float) -> bool | None:
+    def reached(self, old: float | None, new: float) -> bool | None:
         if self.limit is not None:
             return new <= self.limit
-        return None if self.ratio is None else new <= old * self.ratio
+        return None if self.ratio is None or old is None else new <= old * self.ratio
 
     @property
     def reach(self) -> str:
@@ -109,6 +112,7 @@ ROWS = [
     Row("1000 pairs: connect", "s", ("many",), median("many", "connect"), ratio=1 / 2),
     Row("1000 pairs: memory of a pair", "KiB", ("many",), median("many", "kib"), ratio=1 / 2),
     Row("1000 pairs: idle CPU", "%", ("many",), median("many", "cpu"), ratio=1 / 2),
+    Row("simulator: CPU of 10 minutes", "s", ("simulator",), median("simulator", "seconds"), limit=0.3),
 ]
 
 
@@ -123,14 +127,15 @@ def rows_of(numbers: Numbers) -> list[Row]:
 def results(old: Numbers, new: Numbers) -> list[dict[str, object]]:
     found = []
     for row in rows_of(new):
-        before, now = row.value(old), row.value(new)
+        before = row.value(old) if all(case in old for case in row.cases) else None
+        now = row.value(new)
         found.append(
             {
                 "case": row.label,
                 "unit": row.unit,
                 "old": before,
                 "new": now,
-                "ratio": before / now if now else None,
+                "ratio": before / now if now and before is not None else None,
                 "reach": row.reach,
                 "reached": row.reached(before, now),
             }
@@ -143,7 +148,8 @@ def table(found: list[dict[str, object]]) -> str:
     marks = {True: "yes", False: "**no**", None: ""}
     for row in found:
         times = "" if row["ratio"] is None else f"{row['ratio']:.3g}"
-        cells = [f"{row['old']:.3g} {row['unit']}", f"{row['new']:.3g} {row['unit']}", times, str(row["reach"])]
+        before = "–" if row["old"] is None else f"{row['old']:.3g} {row['unit']}"
+        cells = [before, f"{row['new']:.3g} {row['unit']}", times, str(row["reach"])]
         reached = row["reached"]
         assert reached is None or isinstance(reached, bool)
         lines.append(f"| {row['case']} | {' | '.join(cells)} | {marks[reached]} |")
@@ -189,7 +195,7 @@ def measure(sides: tuple[Side, Side], names: list[str], quick: bool) -> tuple[Nu
         runs, rounds = (case.quick_runs, case.quick_rounds) if quick else (case.runs, case.rounds)
         print(f"{name}: {rounds} × {runs}", file=sys.stderr)
         for number in range(rounds):
-            for side, found in zip(sides, numbers, strict=True):
+            for side, found in list(zip(sides, numbers, strict=True))[case.ours_alone :]:
                 for key, values in side.run(name, runs, number * runs).items():
                     found.setdefault(name, {}).setdefault(key, []).extend(values)
     return numbers

@@ -94,7 +94,16 @@ def _first_free(ports: range, bind: Callable[[int], T]) -> T:
 
 
 class OwnNetwork(Protocol):
-    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`."""
+    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`.
+
+    It stands for the computer on which the caller runs; ``with network:`` makes other code run there.
+    """
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *args: object) -> None: ...
+
+    def is_closed(self) -> bool:
+        """Whether its loop is."""
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
         """As the function of this name."""
