@@ -38,6 +38,7 @@ class Coturn:
         ip: str = "127.0.0.1",
         relay_ips: tuple[str, ...] = (),
         users: dict[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.ip = ip
         self._relay_ips = relay_ips or (ip,)
@@ -48,9 +49,9 @@ class Coturn:
         self._ca = trustme.CA()
         certificate = self._ca.issue_cert("127.0.0.1", "::1", "localhost")
         certificate.private_key_and_cert_chain_pem.write_to_path(self._path("server.pem"))
-        with _free_port(ip) as port, _free_port(ip) as tls_port:
-            self.address = (ip, port)
-            self.tls_address = (ip, tls_port)
+        with _free_port(ip, port) as plain, _free_port(ip) as tls:
+            self.address = (ip, plain)
+            self.tls_address = (ip, tls)
 
     def __enter__(self) -> Coturn:
         try:
@@ -150,14 +151,14 @@ def _family(ip: str) -> socket.AddressFamily:
 
 
 @contextlib.contextmanager
-def _free_port(ip: str) -> Iterator[int]:
+def _free_port(ip: str, wanted: int = 0) -> Iterator[int]:
     """A port that is free for UDP and TCP; held until the end so that the next one is another."""
     while True:
         with (
             socket.socket(_family(ip), socket.SOCK_STREAM) as tcp,
             socket.socket(_family(ip), socket.SOCK_DGRAM) as udp,
         ):
-            tcp.bind((ip, 0))
+            tcp.bind((ip, wanted))
             port = tcp.getsockname()[1]
             try:
                 udp.bind((ip, port))
