@@ -25,7 +25,17 @@ from .connectivity import (
 )
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
-from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
+from .gathering import (
+    BaseLost,
+    Found,
+    Gathered,
+    Gatherer,
+    RelayPermits,
+    RelayRefused,
+    RelayUnreachable,
+    StunServer,
+    TurnServer,
+)
 from .generation import Generation
 from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
 from .record import Record
@@ -484,6 +494,12 @@ class Agent:
         why = f"the relay refuses the peer with error {refused.code}"
         self._checker.refused_by_relay(now, refused.link, refused.peer, why)
 
+    def _relay_permits(self, now: float, permits: RelayPermits) -> None:
+        self._checker.permitted(permits.link, permits.host)
+
+    def _relay_unreachable(self, now: float, unreachable: RelayUnreachable) -> None:
+        self._checker.unreachable(now, *unreachable)
+
     def _heard(self, now: float, heard: Heard) -> None:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component, proven=False)
 
@@ -709,6 +725,8 @@ class Agent:
         Deliver: _deliver,
         Transmit: _transmit,
         RelayRefused: _relay_refused,
+        RelayPermits: _relay_permits,
+        RelayUnreachable: _relay_unreachable,
         Heard: _heard,
         RoleChanged: _progressed,
         PeerChecks: _progressed,

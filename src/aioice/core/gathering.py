@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .allocation import Allocated, Allocation
-    from .machine import Address, Report, Tunables
+    from .machine import Address, Reason, Report, Tunables
 
 #: A server that shows no sign of life holds gathering this long, in seconds: two transmissions of a query (RFC 8489
 #: §6.2.1) and an answer.
@@ -72,6 +72,21 @@ class RelayRefused(Record):
     link: int
     peer: Address
     code: int
+
+
+class RelayPermits(Record):
+    """The TURN server relays to this host from now on; what was sent there before may have been lost."""
+
+    link: int
+    host: str
+
+
+class RelayUnreachable(Record):
+    """What the TURN server relayed to this peer did not arrive: ICMP says so."""
+
+    link: int
+    peer: Address
+    reason: Reason
 
 
 class Gathered(Record):
@@ -392,7 +407,7 @@ class Gatherer:
     # ------------------------------------------------------------------------------------------------------ allocations
 
     def _drain(self, now: float, allocation: Allocation) -> None:
-        from .allocation import Allocated, AllocationFailed, AllocationLost, PeerRefused
+        from .allocation import Allocated, AllocationFailed, AllocationLost, PeerRefused, PeerUnreachable, Permitted
 
         job = self._allocating_for[allocation]
         while (output := allocation.poll_output()) is not None:
@@ -411,6 +426,10 @@ class Gatherer:
                 self._outputs.append(BaseLost(output.relay_link, output.detail))
             elif isinstance(output, PeerRefused):
                 self._outputs.append(RelayRefused(output.relay_link, output.peer, output.code))
+            elif isinstance(output, Permitted):
+                self._outputs.append(RelayPermits(*output))
+            elif isinstance(output, PeerUnreachable):
+                self._outputs.append(RelayUnreachable(*output))
             elif isinstance(output, ChildDone):
                 del self._allocating_for[allocation]
                 for link in [link for link, owner in self._allocations.items() if owner is allocation]:
