@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import ssl
 import subprocess
@@ -92,6 +93,16 @@ class Coturn:
         if process is not None:
             process.kill()
             process.wait(_PATIENCE)
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """The server is there and does nothing until the end of the block."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def _path(self, name: str) -> Path:
         return Path(self._directory.name) / name
