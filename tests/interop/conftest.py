@@ -21,6 +21,7 @@ LINGER = 1.1 + 0.4
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
+    gc.collect()
     names = inspect.signature(pyfuncitem.obj).parameters
     asyncio.run(_audited(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names}))
     # What was not closed warns when it is collected, and warnings are errors.

@@ -71,8 +71,11 @@ class Coturn:
     def client_context(self) -> ssl.SSLContext:
         """What a client needs to trust this server."""
         context = ssl.create_default_context()
-        self._ca.configure_trust(context)
+        self.trust(context)
         return context
+
+    def trust(self, context: ssl.SSLContext) -> None:
+        self._ca.configure_trust(context)
 
     def log(self) -> str:
         """What the server said."""
@@ -93,6 +96,12 @@ class Coturn:
         if process is not None:
             process.kill()
             process.wait(_PATIENCE)
+
+    def restart(self, *options: str) -> None:
+        """On the same ports, with more options."""
+        self.stop()
+        self._options += options
+        self.start()
 
     @contextlib.contextmanager
     def asleep(self) -> Iterator[None]:

@@ -742,6 +742,8 @@ class Agent:
             self._checker.handle_timeout(now)
             for use, consent in self._sending.to_ask(now):
                 timeout = consent.time_to_answer
+                if consent.outstanding:
+                    self._gatherer.probe(now, use.pair.base.link)
                 consent.asked(now, self._checker.ask_consent(now, use.generation, use.pair, timeout))
             if self._abandon_at is not None and now >= self._abandon_at:
                 self.close(now, "the restart was not followed by connect()")

@@ -265,6 +265,12 @@ class Gatherer:
             self._relays.relay(now, link, peer, data)
             self._settle(now)
 
+    def probe(self, now: float, link: int) -> None:
+        """The peer is silent on the base of ``link``: if that is a relay, the server may have forgotten it."""
+        if self._relays is not None:
+            self._relays.probe(now, link)
+            self._settle(now)
+
     def keep(self, now: float, keeping: bool) -> None:
         """Whether candidates may still be needed that no pair in use stands on: keep their bindings alive."""
         if self._reflexive is not None:

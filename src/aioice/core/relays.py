@@ -204,6 +204,13 @@ class Relays:
             attempt.allocation.send(now, peer, data)
             self._drain(now, attempt.allocation, attempt)
 
+    def probe(self, now: float, link: int) -> None:
+        """Nothing comes through the relayed address behind ``link``: find out whether the server still knows it."""
+        attempt = self._by_link.get(link)
+        if attempt is not None and attempt.allocation is not None:
+            attempt.allocation.probe(now)
+            self._drain(now, attempt.allocation, attempt)
+
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
         for allocation in self._attempts:
