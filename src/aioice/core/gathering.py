@@ -17,6 +17,7 @@ from .candidate import Candidate, candidate_foundation, candidate_priority, loca
 from .checklist import Base
 from .machine import (
     Close,
+    Connected,
     CredentialsFetched,
     FetchCredentials,
     LinkClosed,
@@ -464,10 +465,10 @@ class Gatherer:
                 self._names.answer(now, report.query, report.addresses, now + life)
         elif isinstance(report, CredentialsFetched):
             self._fetched(now, report)
-        elif isinstance(report, Opened | OpenFailed | LinkClosed | SendFailed):
+        elif isinstance(report, Opened | OpenFailed | Connected | LinkClosed | SendFailed):
             if self._relays is not None and self._relays.owns(report.link):
                 self._relays.handle_report(now, report)
-            else:
+            elif not isinstance(report, Connected):
                 self._link_report(now, report)
         self._settle(now)
 
@@ -583,7 +584,7 @@ class Gatherer:
         if base.link not in self._bases:
             return
         job = self._jobs.get(inquiry.component)
-        if job is not None and inquiry.pending and inquiry.rtt is not None:
+        if job is not None and inquiry.rtt is not None:
             for key in (inquiry.server.host, base.link):
                 job.answered.setdefault(key, (now, GRACE + GRACE_ROUND_TRIPS * inquiry.rtt))
         assert inquiry.address is not None

@@ -24,7 +24,7 @@ from .allocation import (
     WantCredentials,
 )
 from .demux import is_channel_data, is_stun
-from .machine import Done, Opened, OpenRelay, OpenStream, OpenUdp
+from .machine import Connected, Done, Opened, OpenRelay, OpenStream, OpenUdp
 from .servers import (
     Asked,
     Ended,
@@ -365,9 +365,12 @@ class Relays:
         attempt.allocation.handle_datagram(now, link, peer, data)
         self._drain(now, attempt.allocation, attempt)
 
-    def handle_report(self, now: float, report: Opened | OpenFailed | LinkClosed | SendFailed) -> None:
+    def handle_report(self, now: float, report: Opened | OpenFailed | Connected | LinkClosed | SendFailed) -> None:
         attempt = self._by_link.get(report.link)
         if attempt is None or attempt.allocation is None:
+            return
+        if isinstance(report, Connected):
+            attempt.inquiry.alive = True
             return
         if isinstance(report, Opened) and report.link in self.server_links:
             attempt.opened = now

@@ -15,6 +15,7 @@ from aioice.core.machine import (
     Accept,
     Address,
     Close,
+    Connected,
     CredentialsFetched,
     Deliver,
     Done,
@@ -478,6 +479,11 @@ class _Watched(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._protocol.connection_made(cast("asyncio.DatagramTransport", transport))
+
+    def stream_connected(self) -> None:
+        """TLS begins."""
+        if self._link in self._driver._opening:
+            self._driver.report(Connected(self._link))
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self._protocol.datagram_received(data, addr)

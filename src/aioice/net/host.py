@@ -147,7 +147,6 @@ class AsyncioHost:
             return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)
 
-
     async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
         if self._credentials is None:
             raise LookupError("nobody has them")

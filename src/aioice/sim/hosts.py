@@ -252,10 +252,12 @@ class Host(Attached):
         server_name: str | None,
         done: Callable[[Stream | None, Reason], None],
         local_port: int | None = None,
+        connected: Callable[[], object] | None = None,
     ) -> Event:
         """Open a stream; ``done`` gets it, or None and the reason. The event that is returned can be cancelled.
 
-        ``server_name`` is for TLS, which takes two round trips more and looks at the listener's certificate.
+        ``server_name`` is for TLS, which takes two round trips more and looks at the listener's certificate; it begins
+        when ``connected`` is called.
         """
         from .network import Way
 
@@ -277,6 +279,8 @@ class Host(Attached):
             return self.world.after(round_trip, done, None, Reason.REFUSED)
         if server_name is None:
             return self.world.after(round_trip, listener.open, local, peer, way, None, done)
+        if connected is not None:
+            self.world.after(round_trip, connected)
         if not listener.presents(server_name):
             return self.world.after(2 * round_trip, done, None, Reason.TLS)
         return self.world.after(3 * round_trip, listener.open, local, peer, way, server_name, done)

@@ -10,6 +10,7 @@ from ..core.machine import (
     Accept,
     Address,
     Close,
+    Connected,
     CredentialsFetched,
     Deliver,
     Done,
@@ -275,7 +276,11 @@ class Node:
                 self._opened(number, stream.local)
             self._drain()
 
-        link.opening = self.host.connect(output.peer, output.server_name, done)
+        def connected() -> None:
+            if number in self.links:
+                self.report(Connected(number))
+
+        link.opening = self.host.connect(output.peer, output.server_name, done, connected=connected)
 
     def _resolved(self, output: Resolve) -> None:
         self.report(Resolved(output.query, self.world.names.look_up(output.name)[1]))
