@@ -48,7 +48,7 @@ class Coturn:
         self._directory = tempfile.TemporaryDirectory(prefix="coturn-")
         self._process: subprocess.Popen[bytes] | None = None
         self._ca = trustme.CA()
-        certificate = self._ca.issue_cert("127.0.0.1", "::1", "localhost")
+        certificate = self._ca.issue_cert("127.0.0.1", "127.0.0.2", "::1", "localhost")
         certificate.private_key_and_cert_chain_pem.write_to_path(self._path("server.pem"))
         with _free_port(ip, port) as plain, _free_port(ip) as tls:
             self.address = (ip, plain)

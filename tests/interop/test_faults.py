@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from aioice import Connection, IceServer, TransportPolicy, ice
+from aioice import Connection, TransportPolicy, ice
+from aioice.servers import IceServer
 from tests.interop.coturn import PASSWORD, USERNAME, Coturn
 from tests.peers import PATIENCE, check_data, connect, gather, pair, signal, until
 
@@ -272,7 +273,7 @@ def verdicts(connection: Connection) -> set[str]:
 
 async def test_one_of_two_servers_dies_in_mid_session() -> None:
     """Whichever relay carries the data: when it has gone the other one does."""
-    with Coturn() as one, Coturn() as two:
+    with Coturn() as one, Coturn(ip="127.0.0.2") as two:
         a = Connection(
             True, ice_servers=[ice_server(one, "tcp"), ice_server(two, "tcp")], transport_policy=TransportPolicy.RELAY
         )
@@ -292,7 +293,7 @@ async def test_one_of_two_servers_dies_in_mid_session() -> None:
 
 async def test_a_dead_server_beside_a_living_one() -> None:
     """ICMP ends the question to the dead one."""
-    with Coturn() as dead, Coturn() as living:
+    with Coturn() as dead, Coturn(ip="127.0.0.2") as living:
         dead.stop()
         a = Connection(True, ice_servers=[ice_server(dead), ice_server(living)], transport_policy=TransportPolicy.RELAY)
         b = Connection(False)
@@ -326,7 +327,7 @@ async def test_both_families_at_once(monkeypatch: pytest.MonkeyPatch, way: str) 
 
 async def test_all_ways_to_one_server() -> None:
     """Five URLs are common: the losers are closed, and nothing of them is left."""
-    with Coturn(relay_ips=("127.0.0.1",)) as server:
+    with Coturn(relay_ips=("127.0.0.1", "::1")) as server:
         a = Connection(True, ice_servers=[ice_server(server)], transport_policy=TransportPolicy.RELAY)
         b = Connection(False)
         await connect(a, b)
