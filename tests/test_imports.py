@@ -49,6 +49,7 @@ CORE_RANKS = {
     "responder": 3,
     "connectivity": 4,
     "generation": 4,
+    "accepting": 5,
     "gathering": 5,
     "reflexive": 4,
     "relays": 4,

@@ -44,9 +44,7 @@ def stun_answer(request: Message, mapped: Address | None = MAPPED, name: str = "
     return Message(Method.BINDING, Class.RESPONSE, request.transaction_id, attributes)
 
 
-def turn_answer(
-    request: Message, refuse: int = 0, *relayed: Address, more: dict[str, Any] | None = None
-) -> Message:
+def turn_answer(request: Message, refuse: int = 0, *relayed: Address, more: dict[str, Any] | None = None) -> Message:
     """What a TURN server with long-term credentials says (RFC 8656 §7)."""
     attributes: dict[str, Any]
     if "MESSAGE-INTEGRITY" not in request.attributes:

@@ -7,9 +7,9 @@ accepted and through what it leaves, and never sees that data.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .accepting import Accepting
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
@@ -27,7 +27,7 @@ from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
-from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
+from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from .machine import Address, Output, Report
     from .rewrites import AddressRewrite
     from .servers import ServerReport
-
-#: Data is accepted from this many addresses at most.
-MAX_ACCEPTED = 256
 
 
 class AgentConfig(Record):
@@ -85,7 +82,7 @@ class Agent:
         "_random",
         "_tunables",
         "_outputs",
-        "_numbers",
+        "_number",
         "_inner",
         "_gatherer",
         "_checker",
@@ -93,8 +90,7 @@ class Agent:
         "_local_candidates",
         "_ungathered",
         "_end_told",
-        "_accepted",
-        "_stale",
+        "_accepting",
         "_sending",
         "_state",
         "_changed",
@@ -116,7 +112,7 @@ class Agent:
         self._random = random
         self._tunables = tunables or Tunables()
         self._outputs: list[Output] = []
-        self._numbers = count(1)
+        self._number = 0
         #: What the children have to say, in its order.
         inner: list[Any] = []
         self._inner = inner
@@ -140,12 +136,9 @@ class Agent:
         self._bases: dict[int, Base] = {}
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
-        self._ungathered = list(range(1, config.components + 1))
+        self._ungathered = tuple(range(1, config.components + 1))
         self._end_told = False
-        #: Where data is taken from, and whether it has answered us.
-        self._accepted: dict[tuple[int, Address], bool] = {}
-        #: Those of them that have not been heard since the restart.
-        self._stale: list[tuple[int, Address]] = []
+        self._accepting = Accepting(self._outputs)
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
@@ -158,7 +151,8 @@ class Agent:
 
     def next_number(self) -> int:
         """A number for a link or a query, never used before."""
-        return next(self._numbers)
+        self._number += 1
+        return self._number
 
     def _new_generation(self, username: str, password: str) -> Generation:
         config = self._config
@@ -213,8 +207,7 @@ class Agent:
         """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
         if self._closed:
             return
-        if component in self._ungathered:
-            self._ungathered.remove(component)
+        self._ungathered = tuple(other for other in self._ungathered if other != component)
         self._gatherer.gather(now, component, hosts, timeout)
         self._drain_children(now)
 
@@ -229,7 +222,7 @@ class Agent:
 
     def end_gathering(self, now: float) -> None:
         """Nothing more will be gathered or adopted, also for components that neither was done for."""
-        self._ungathered.clear()
+        self._ungathered = ()
         self._changed = True
         self._drain_children(now)
 
@@ -369,7 +362,7 @@ class Agent:
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
-        self._stale = list(self._accepted)
+        self._accepting.restart()
         self._gatherer.keep(now, True)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
@@ -550,30 +543,8 @@ class Agent:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component, proven=False)
 
     def _accept(self, link: int, peer: Address, component: int, *, proven: bool) -> None:
-        """Take data from there: ``proven`` if it has answered us; a check that was only heard may be a repeated one."""
-        source = (link, peer)
-        if source in self._stale:
-            self._stale.remove(source)
-        if source in self._accepted:
-            self._accepted[source] = self._accepted[source] or proven
-            return
-        if len(self._accepted) >= MAX_ACCEPTED:
-            heard = next((source for source, answered in self._accepted.items() if not answered), None)
-            if not proven or heard is None:
-                self.drops["too many sources"] += 1
-                return
-            del self._accepted[heard]
-            self._outputs.append(Revoke(*heard))
-        self._accepted[source] = proven
-        self._outputs.append(Accept(link, peer, component))
-
-    def _revoke_stale(self) -> None:
-        """The restart is over: who was heard only before it is no longer welcome."""
-        for link, peer in self._stale:
-            if (link, peer) not in self._sending.forced.values():
-                self._accepted.pop((link, peer), None)
-                self._outputs.append(Revoke(link, peer))
-        self._stale = []
+        if not self._accepting.accept((link, peer), component, proven=proven):
+            self.drops["too many sources"] += 1
 
     def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
         self._changed = True
@@ -617,7 +588,7 @@ class Agent:
         self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
         if generation is self._generation and generation.complete:
             self._checker.use([generation])
-            self._revoke_stale()
+            self._accepting.settle(self._sending.forced.values())
         self._changed = True
 
     def _dead(self, now: float, dead: Dead) -> None:
@@ -631,6 +602,11 @@ class Agent:
         use = self._sending.uses.get(pair.component)
         if use is not None and use.pair is pair:
             again = generation.selection.pairs.get(pair.component)
+            if again is None and pair.base.link not in self._bases:
+                # The pairs that the nomination made superfluous are needed now.
+                for base in self._bases.values():
+                    for remote in generation.remote_candidates:
+                        self._pair(generation, base, remote)
             if again is not None:
                 self._send_on(now, generation, again)
             elif generation is self._generation and (
@@ -675,6 +651,10 @@ class Agent:
         self._sending.answered(now, answer.pair, answer.transaction_id)
 
     def _doubts_changed(self, now: float, changed: DoubtsChanged) -> None:
+        use = self._sending.uses.get(changed.component)
+        if use is not None and use.doubted:
+            # It may be the relay that has forgotten us: a new one can be had before consent expires.
+            self._gatherer.probe(now, use.pair.base.link)
         self._changed = True
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:
@@ -742,15 +722,13 @@ class Agent:
             self._checker.handle_timeout(now)
             for use, consent in self._sending.to_ask(now):
                 timeout = consent.time_to_answer
-                if consent.outstanding:
-                    self._gatherer.probe(now, use.pair.base.link)
                 consent.asked(now, self._checker.ask_consent(now, use.generation, use.pair, timeout))
             if self._abandon_at is not None and now >= self._abandon_at:
                 self.close(now, "the restart was not followed by connect()")
             if generation.checking:
                 if not generation.patience_over and now >= generation.patience_ends:
                     generation.patience_over = self._changed = True
-                due = generation.selection.poll_timeout()
+                due = generation.selection.due
                 if due is not None and now >= due:
                     self._changed = True
         self._drain_children(now)
@@ -763,13 +741,15 @@ class Agent:
         if self._closed:
             return earliest
         generation = self._generation
-        times = [self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at]
-        if generation.checking:
-            times.append(generation.selection.poll_timeout())
-            if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
-                # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
-                times.append(generation.patience_ends)
-        for time in times:
+        # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+        patient = generation.checking and self._state is ConnectionState.CHECKING and not self._config.lite
+        for time in (
+            self._checker.poll_timeout(),
+            self._sending.poll_timeout(),
+            self._abandon_at,
+            generation.selection.due if generation.checking else None,
+            generation.patience_ends if patient and not generation.patience_over else None,
+        ):
             if time is not None and (earliest is None or time < earliest):
                 earliest = time
         return earliest

@@ -40,9 +40,9 @@ from .servers import (
     RelayLost,
     RelayRefused,
     ServerReport,
+    ServerVerdict,
     StunServer,
     TurnServer,
-    Verdict,
 )
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Gatherer:
             self._settle(now)
 
     def probe(self, now: float, link: int) -> None:
-        """The peer is silent on the base of ``link``: if that is a relay, the server may have forgotten it."""
+        """Nothing comes through this link any more: find out whether a relay behind it is still there."""
         if self._relays is not None:
             self._relays.probe(now, link)
             self._settle(now)
@@ -334,8 +334,8 @@ class Gatherer:
     def _look_up(self, now: float, job: Job, server: StunServer) -> None:
         inquiry = Inquiry(server, job.component, now)
         if server.transport != "udp" or server.tls:
-            inquiry.end(Verdict.NOT_SUPPORTED, "STUN over TCP or TLS tells nothing about UDP sockets")
-            self._inquiries.append(inquiry)
+            inquiry.end(ServerVerdict.NOT_SUPPORTED, "STUN over TCP or TLS tells nothing about UDP sockets")
+            self._pend(inquiry)
             return
         try:
             literal = canonical_host(server.host)
@@ -365,7 +365,7 @@ class Gatherer:
             self._forget(inquiry)
             self._ask_stun(now, job, server, addresses[:MAX_ADDRESSES])
         else:
-            inquiry.end(Verdict.NAME_NOT_FOUND, "the name has no addresses")
+            inquiry.end(ServerVerdict.NAME_NOT_FOUND, "the name has no addresses")
         self._ended(now, Ended(inquiry))
 
     def _ask_stun(self, now: float, job: Job, server: StunServer, addresses: tuple[str, ...]) -> None:
