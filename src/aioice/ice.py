@@ -184,7 +184,10 @@ class Connection:
     :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a
         transaction if `None`.
     :param ssl_context: For TURN over TLS, in place of the system's trust.
+    :param trace: Record the session (:mod:`aioice.trace`): the path of a new file, or a function that gets each event.
+    :param trace_hide_addresses: Whether hosts have pseudonyms in the trace, too.
     :raises ValueError: for credentials or numbers that cannot be used.
+    :raises OSError: when the trace cannot be written.
     """
 
     # Thousands of connections live in one process; the dictionary is there for what programs hang on them.
@@ -252,6 +255,8 @@ class Connection:
         relay_patience: float = RELAY_PATIENCE,
         patience: float | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        trace: str | os.PathLike[str] | Callable[[dict[str, Any]], object] | None = None,
+        trace_hide_addresses: bool = False,
     ) -> None:
         if not 1 <= components <= 256:
             raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
@@ -294,7 +299,11 @@ class Connection:
             relay_patience=relay_patience,
             patience=patience,
         )
-        self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
+        told = os.environ.get("AIOICE_TRACE") if trace is None else None
+        if trace is None and not told:
+            self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
+        else:
+            self._agent = self._recorded_agent(trace, told, trace_hide_addresses)
         self._driver: Driver | None = None
         #: The pair in use of each component; there from the first valid pair on, replaced by the nominated one.
         self._nominated: dict[int, CandidatePair] = {}
@@ -314,6 +323,15 @@ class Connection:
         self._dropped: dict[str, int] = {}
         self._state_waiters: list[asyncio.Future[None]] = []
         self._listeners = Listeners()
+
+    def _recorded_agent(self, trace: Any, told: str | None, hide_addresses: bool) -> Agent:
+        from . import trace as tracing
+
+        values = (self._config, self._local_username, self._local_password, _tunables())
+        if trace is not None:
+            return tracing.record(trace, *values, hide_addresses=hide_addresses)
+        agent = tracing.record_as_told(told or "", *values)
+        return Agent(self._config, os.urandom, *values[1:]) if agent is None else agent
 
     # ------------------------------------------------------------------------------------------------------- attributes
 
