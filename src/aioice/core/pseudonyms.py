@@ -216,17 +216,21 @@ class Pseudonyms(Names):
     def host(self, host: str) -> str:
         if self._foundations is None:
             return host
-        known = self._hosts.get(host)
+        try:
+            spelled = canonical_host(host)
+        except ValueError:
+            spelled = host
+        known = self._hosts.get(spelled)
         if known is None:
-            known = self._other_host(host, len(self._hosts) + 1)
+            known = self._other_host(spelled, len(self._hosts) + 1)
             if len(self._hosts) < 16 * MAX_NAMES:
-                self._hosts[host] = known
+                self._hosts[spelled] = known
         return known
 
     @staticmethod
     def _other_host(host: str, number: int) -> str:
         try:
-            family, value = parse_host(canonical_host(host))
+            family, value = parse_host(host)
         except ValueError:
             is_text = re.fullmatch(r"[\d.:]*", host) or host.lower().rstrip(".").endswith(".local")
             return host if is_text else f"host-{number}.invalid"
