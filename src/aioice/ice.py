@@ -39,14 +39,16 @@ from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
 from .net.queue import ReceiveQueue
+from .net.udp import HIGH_WATER
 from .protocol import ServerProtocol, StunProtocol
 from .utils import random_string
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from .core.machine import Address, Output
+    from .net.udp import Buffer
 
 __all__ = [
     "Candidate",
@@ -79,6 +81,8 @@ CONSENT_FAILURES = 6
 #: Bytes of received datagrams (each counted with 128 more) that wait for ``recv``; beyond them datagrams are dropped
 #: and counted.
 RECEIVE_BUFFER = 4 * 1024 * 1024
+#: Bytes that wait while a socket is blocked, before :meth:`Connection.send` waits too.
+SEND_BUFFER = HIGH_WATER
 #: Seconds that :meth:`Connection.close` waits for a server to confirm that a relay is deleted; the rest goes on behind.
 CLOSE_WAIT = 0.1
 
@@ -135,12 +139,20 @@ def validate_password(value: str) -> None:
 class CandidatePair:
     """The pair that carries the data of a component."""
 
-    __slots__ = ("protocol", "remote_candidate", "remote_addr")
+    __slots__ = ("protocol", "remote_candidate", "remote_addr", "send_soon")
 
     def __init__(self, protocol: StunProtocol, remote_candidate: Candidate) -> None:
         self.protocol = protocol
         self.remote_candidate = remote_candidate
         self.remote_addr: Address = (remote_candidate.address, remote_candidate.port)
+        #: ``send_soon(data, addr)`` of the transport in use.
+        self.send_soon: Callable[[bytes, Address], object]
+
+    def open(self) -> CandidatePair:
+        """The transport carries data from now on; one that does not gather what leaves together sends at once."""
+        transport: Any = self.protocol.transport
+        self.send_soon = getattr(transport, "send_soon", transport.sendto)
+        return self
 
     @property
     def component(self) -> int:
@@ -186,6 +198,9 @@ class Connection:
     :param ssl_context: For TURN over TLS, in place of the system's trust.
     :param trace: Record the session (:mod:`aioice.trace`): the path of a new file, or a function that gets each event.
     :param trace_hide_addresses: Whether hosts have pseudonyms in the trace, too.
+    :param receive_buffer: Bytes of received datagrams, each counted with 128 more, that wait for :meth:`recv`; what
+        comes on top is dropped and counted. 4 MiB if `None`.
+    :param send_buffer: Bytes that wait while a socket is blocked, before :meth:`send` waits too. 256 KiB if `None`.
     :raises ValueError: for credentials or numbers that cannot be used.
     :raises OSError: when the trace cannot be written.
     """
@@ -222,6 +237,8 @@ class Connection:
         "_gathering",
         "_gathered",
         "_queue",
+        "_receiver",
+        "send_buffer",
         "_closed",
         "_failure",
         "_dropped",
@@ -257,6 +274,8 @@ class Connection:
         ssl_context: ssl.SSLContext | None = None,
         trace: str | os.PathLike[str] | Callable[[dict[str, Any]], object] | None = None,
         trace_hide_addresses: bool = False,
+        receive_buffer: int | None = None,
+        send_buffer: int | None = None,
     ) -> None:
         if not 1 <= components <= 256:
             raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
@@ -316,7 +335,10 @@ class Connection:
         #: What callers wait for: the gathering, or :meth:`close`.
         self._gathering: asyncio.Future[None] | None = None
         self._gathered: dict[int, asyncio.Future[None]] = {}
-        self._queue = ReceiveQueue(RECEIVE_BUFFER)
+        self._queue = ReceiveQueue(RECEIVE_BUFFER if receive_buffer is None else receive_buffer)
+        self._receiver: Callable[[bytes, int], object] | None = None
+        #: What the transports are told of when they open.
+        self.send_buffer = SEND_BUFFER if send_buffer is None else send_buffer
         self._closed = False
         self._failure = ""
         #: By the protocols that are gone.
@@ -378,7 +400,7 @@ class Connection:
         drops = Counter(self._agent.drops)
         drops.update(self._dropped)
         for protocol in self._protocols:
-            drops.update(protocol.dropped)
+            drops.update(protocol.drops())
         if self._queue.dropped:
             drops["receive queue full"] = self._queue.dropped
         return dict(drops)
@@ -481,7 +503,7 @@ class Connection:
 
     def _keep_drops(self, protocol: StunProtocol) -> None:
         """The protocol goes."""
-        for why, number in protocol.dropped.items():
+        for why, number in protocol.drops().items():
             self._dropped[why] = self._dropped.get(why, 0) + number
 
     def get_default_candidate(self, component: int) -> Candidate | None:
@@ -613,6 +635,9 @@ class Connection:
         if not self._closed:
             if self._driver is not None and self._driver.loop.is_closed():
                 self._driver.close()  # nothing can be sent any more
+            for pair in self._nominated.values():
+                pair.protocol.wake_writers()
+            self._nominated.clear()  # what was accepted is not taken back, but sent before the sockets close
             self._do(self._agent.close, "closed")
             self._ended("closed", discard=True)
         if self._driver is not None:
@@ -628,11 +653,12 @@ class Connection:
     # ------------------------------------------------------------------------------------------------------------- data
 
     async def recv(self) -> bytes:
-        """The next datagram, of whatever component.
+        """The next datagram, of whatever component; a cancelled call loses none.
 
         :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
         """
-        return (await self.recvfrom())[0]
+        data = self._queue.pop()
+        return (await self._next())[0] if data is None else data
 
     async def recvfrom(self) -> tuple[bytes, int]:
         """The next datagram and its component; a cancelled call loses none.
@@ -640,32 +666,116 @@ class Connection:
         :raises ConnectionError: as :meth:`recv`.
         """
         item = self._queue.get_nowait()
-        if item is not None:
-            return item
+        return await self._next() if item is None else item
+
+    async def recv_many(self, max: int = 64) -> list[bytes]:
+        """The datagrams that have come, of whatever component, ``max`` at most; waits for one if there are none.
+
+        :raises ConnectionError: as :meth:`recv`.
+        """
+        if max < 1:
+            raise ValueError("max must be at least 1")
+        datagrams = self._queue.pop_many(max)
+        return datagrams or [(await self._next())[0], *self._queue.pop_many(max - 1)]
+
+    async def _next(self) -> tuple[bytes, int]:
+        if self._receiver is not None:
+            raise RuntimeError("the datagrams go to the receiver that was set by set_receiver()")
         connected = self._nominated or (self._was_connected and self.state is not ConnectionState.FAILED)
         if not (connected or self._closed):
             raise ConnectionError("Cannot receive data, not connected")
         return await self._queue.get()
 
-    async def send(self, data: bytes) -> None:
-        """Send a datagram on the first component.
+    def set_receiver(self, receiver: Callable[[bytes, int], object] | None) -> None:
+        """Have ``receiver(data, component)`` called for each datagram, from the loop: the shortest way for protocols.
+
+        It gets at once what has come before. None lets :meth:`recv` have the datagrams again. What it raises goes to
+        the loop's exception handler. That the connection has ended tell the events.
+
+        :raises RuntimeError: while :meth:`recv` waits.
+        """
+        if receiver is not None and self._queue.awaited:
+            raise RuntimeError("recv() is waiting for a datagram")
+        self._receiver = receiver
+        while self._receiver is not None and (item := self._queue.get_nowait()) is not None:
+            self._hand_over(self._receiver, *item)
+
+    async def send(self, data: Buffer) -> None:
+        """Send a datagram on the first component: bytes, or what else is a buffer of bytes.
+
+        Waits only while more than ``send_buffer`` bytes wait for a blocked socket. A datagram of many in one turn of
+        the loop may leave at the end of that turn; :meth:`close` sends it before. Order is kept.
 
         :raises ConnectionError: when not connected; with ``errno.EMSGSIZE`` when the datagram is too big.
         """
-        await self.sendto(data, 1)
+        pair = self._nominated.get(1)
+        if pair is None or pair.protocol.paused:
+            pair = await self._pair_with_room(1)
+        try:
+            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
+        except OSError as exc:
+            raise _not_sent(data, exc) from exc
 
-    async def sendto(self, data: bytes, component: int) -> None:
+    async def sendto(self, data: Buffer, component: int) -> None:
         """Send a datagram on a component.
 
         :raises ConnectionError: as :meth:`send`.
         """
         pair = self._nominated.get(component)
+        if pair is None or pair.protocol.paused:
+            pair = await self._pair_with_room(component)
+        try:
+            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
+        except OSError as exc:
+            raise _not_sent(data, exc) from exc
+
+    def send_nowait(self, data: Buffer, component: int = 1) -> bool:
+        """As :meth:`sendto`, but where that would wait nothing is sent and False returned.
+
+        :raises ConnectionError: as :meth:`send`.
+        """
+        pair = self._pair(component)
+        if pair.protocol.paused:
+            return False
+        try:
+            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
+        except OSError as exc:
+            raise _not_sent(data, exc) from exc
+        return True
+
+    async def send_many(self, datagrams: Iterable[Buffer], component: int = 1) -> None:
+        """Send datagrams in their order, at once and together where they are of one size; waits as :meth:`send`.
+
+        :raises ConnectionError: as :meth:`send`; those before one that is too big have been sent.
+        """
+        waiting = [data if type(data) is bytes else bytes(memoryview(data)) for data in datagrams]
+        pair = self._pair(component)
+        while waiting:
+            if pair.protocol.paused:
+                pair = await self._pair_with_room(component)
+            send_many = getattr(pair.protocol.transport, "send_many", None)
+            try:
+                if send_many is not None:
+                    waiting = waiting[send_many(waiting, pair.remote_addr) :]
+                else:
+                    pair.send_soon(waiting[0], pair.remote_addr)
+                    del waiting[0]
+            except OSError as exc:
+                raise _not_sent(max(waiting, key=len), exc) from exc
+
+    def _pair(self, component: int) -> CandidatePair:
+        pair = self._nominated.get(component)
         if pair is None:
             raise ConnectionError(f"Cannot send data, not connected{self._why_not()}")
-        try:
-            pair.protocol.transport.sendto(data, pair.remote_addr)
-        except OSError as exc:
-            raise ConnectionError(exc.errno or errno.EIO, f"Cannot send {len(data)} bytes: {exc.strerror}") from exc
+        return pair
+
+    async def _pair_with_room(self, component: int) -> CandidatePair:
+        """The pair in use, when its transport takes more."""
+        pair = self._pair(component)
+        while pair.protocol.paused:
+            await pair.protocol.room()
+            pair = self._pair(component)
+        return pair
 
     def _why_not(self) -> str:
         return f": {self._failure}" if self._failure else ""
@@ -688,7 +798,26 @@ class Connection:
 
     def data_received(self, data: bytes, component: int) -> None:
         """Application data came from an address that may send it."""
-        self._queue.put(data, component)
+        if self._receiver is None:
+            self._queue.put(data, component)
+        else:
+            self._hand_over(self._receiver, data, component)
+
+    def datagrams_received(self, datagrams: list[bytes], component: int) -> None:
+        """Many that came together."""
+        if self._receiver is None and getattr(self.data_received, "__func__", None) is _DATA_RECEIVED:
+            self._queue.put_many(datagrams, component)
+            return
+        for data in datagrams:
+            self.data_received(data, component)
+
+    def _hand_over(self, receiver: Callable[[bytes, int], object], data: bytes, component: int) -> None:
+        try:
+            receiver(data, component)
+        except Exception as exc:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"aioice: exception in the receiver of {self}", "exception": exc}
+            )
 
     def _stun_received(self, link: int, peer: Address, data: bytes) -> None:
         if self._driver is not None:
@@ -751,11 +880,23 @@ class Connection:
     def _route(self, route: Route) -> None:
         protocol = self._protocol_of(route.link)
         if protocol is not None:
-            self._nominated[route.component] = CandidatePair(protocol, route.remote)
+            self._wake_writers(route.component)
+            self._nominated[route.component] = CandidatePair(protocol, route.remote).open()
             self._was_connected = True
 
+    def _wake_writers(self, component: int) -> None:
+        """Who waits for room on the pair in use shall look which is in use now."""
+        pair = self._nominated.get(component)
+        if pair is not None:
+            pair.protocol.wake_writers()
+
     def _unroute(self, unroute: Unroute) -> None:
-        self._nominated.pop(unroute.component, None)
+        """The peer may no longer want what still waits to be sent (RFC 7675 §5.1)."""
+        self._wake_writers(unroute.component)
+        pair = self._nominated.pop(unroute.component, None)
+        discard = None if pair is None else getattr(pair.protocol.transport, "discard", None)
+        if discard is not None:
+            discard(pair.remote_addr)
 
     def _accept(self, accept: Accept) -> None:
         protocol = self._protocol_of(accept.link)
@@ -851,6 +992,13 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"Connection({self._id})"
+
+
+_DATA_RECEIVED = Connection.data_received
+
+
+def _not_sent(data: Buffer, exc: OSError) -> ConnectionError:
+    return ConnectionError(exc.errno or errno.EIO, f"Cannot send {len(data)} bytes: {exc.strerror}")
 
 
 @lru_cache(4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aioice.net import udp
+from aioice.net import endpoint, udp
 from aioice.net.udp import UdpTransport, open_udp
 from tests.net.support import NoReaders, Recorder, closed_port, turns, until
 
@@ -478,7 +478,7 @@ def test_loop_without_readers() -> None:
         with pytest.raises(NotImplementedError):
             open_udp(loop, Recorder(), "127.0.0.1")
         protocol = Recorder()
-        transport = await udp.open_endpoint(loop, protocol, "127.0.0.1")
+        transport = await endpoint.open_endpoint(loop, protocol, "127.0.0.1")
         transport.sendto(b"x", transport.get_extra_info("sockname"))
         await until(lambda: protocol.received)
         transport.sendto(b"x", closed_port())
@@ -499,7 +499,7 @@ def test_loop_without_readers() -> None:
         assert transport.is_closing()
         await until(lambda: other.lost)
         again = Recorder()
-        transport = await udp.open_endpoint(loop, again, "::1")
+        transport = await endpoint.open_endpoint(loop, again, "::1")
         with pytest.raises(OSError):
             transport.sendto(bytes(udp.MAX_SIZE_IPV6 + 1), transport.get_extra_info("sockname"))
         transport.abort()
@@ -516,7 +516,7 @@ def test_endpoint_of_a_loop_that_has_none() -> None:
 
     async def main() -> None:
         with pytest.raises(NotImplementedError):
-            await udp.open_endpoint(asyncio.get_running_loop(), Recorder(), "127.0.0.1")
+            await endpoint.open_endpoint(asyncio.get_running_loop(), Recorder(), "127.0.0.1")
 
     with asyncio.Runner(loop_factory=Nothing) as runner:
         runner.run(main())

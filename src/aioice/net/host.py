@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_endpoint, open_udp
+from .udp import open_udp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -110,6 +110,8 @@ class AsyncioHost:
                 return open_udp(self._loop, protocol, host, port)
             except NotImplementedError:
                 self._has_readers = False
+        from .endpoint import open_endpoint  # only loops without readers need it
+
         return open_endpoint(self._loop, protocol, host, port)
 
     async def open_stream(
