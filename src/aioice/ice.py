@@ -405,6 +405,31 @@ class Connection:
             drops["receive queue full"] = self._queue.dropped
         return dict(drops)
 
+    def get_stats(self) -> dict[str, dict[str, Any]]:
+        """Statistics by the names and shapes of W3C's webrtc-stats, by id: a snapshot, made when it is asked for.
+
+        There are ``local-candidate``, ``remote-candidate`` and ``candidate-pair`` objects, and one ``transport`` for
+        each component. Times are in seconds, timestamps in milliseconds since 1970; bytes and packets are the
+        application's. Those of a pair are of its local base, and told of the pair in use alone; a transport that the
+        application opened itself does not count what it sends. ``droppedByReason`` is :attr:`dropped`.
+        """
+        import time
+
+        from .core.stats import Traffic, collect
+
+        traffic = {
+            protocol.link: Traffic(
+                protocol.local_candidate.component,
+                getattr(protocol.transport, "packets_sent", None),
+                getattr(protocol.transport, "bytes_sent", None),
+                protocol.packets_received,
+                protocol.bytes_received,
+            )
+            for protocol in self._protocols
+            if protocol.link is not None
+        }
+        return collect(self._agent, 1000 * time.time(), traffic, self.dropped)
+
     # -------------------------------------------------------------------------------------------------------- gathering
 
     async def gather_candidates(self) -> None:

@@ -40,6 +40,8 @@ class StunProtocol(asyncio.DatagramProtocol):
         "accepted",
         "dropped",
         "paused",
+        "packets_received",
+        "bytes_received",
         "_writers",
         "_closed",
         "_lost",
@@ -58,6 +60,9 @@ class StunProtocol(asyncio.DatagramProtocol):
         self.dropped: dict[str, int] = {}
         #: Whether the transport has more to send than it should.
         self.paused = False
+        #: Application data that was taken.
+        self.packets_received = 0
+        self.bytes_received = 0
         self._writers: list[asyncio.Future[None]] | None = None
         self._closed: asyncio.Future[None] | None = None
         self._lost = False
@@ -76,6 +81,8 @@ class StunProtocol(asyncio.DatagramProtocol):
         if component is None:
             self._drop("data of a stranger")
         else:
+            self.packets_received += 1
+            self.bytes_received += len(data)
             self.receiver.data_received(data, component)
 
     def batch_received(self, data: bytes, size: int, addr: tuple[Any, ...]) -> None:
@@ -87,6 +94,8 @@ class StunProtocol(asyncio.DatagramProtocol):
             # One look at the fifth byte of all of them: none is STUN.
             many: Callable[[list[bytes], int], object] | None = getattr(self.receiver, "datagrams_received", None)
             if many is not None:
+                self.packets_received += len(datagrams)
+                self.bytes_received += len(data)
                 many(datagrams, component)
                 return
         for datagram in datagrams:

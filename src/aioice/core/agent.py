@@ -175,6 +175,24 @@ class Agent:
     def check_list(self) -> list[Pair]:
         return self._generation.checks.pairs
 
+    @property
+    def generation(self) -> Generation:
+        """The current one, to look at."""
+        return self._generation
+
+    @property
+    def components(self) -> int:
+        return self._config.components
+
+    @property
+    def config(self) -> AgentConfig:
+        return self._config
+
+    def pair_in_use(self, component: int) -> Pair | None:
+        """The pair that carries the data of a component; None also for one that was chosen without checks."""
+        use = self._sending.uses.get(component)
+        return None if use is None else use.pair
+
     # ------------------------------------------------------------------------------------------------ verbs: candidates
 
     def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:

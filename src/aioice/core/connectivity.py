@@ -290,6 +290,10 @@ class Checker:
         check = Check(generation, pair, self.controlling, use_candidate, priority, consent_timeout is not None)
         # RFC 8445 §14.3
         rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
+        if consent_timeout is None:
+            pair.requests_sent += 1
+        else:
+            pair.consent_requests_sent += 1
         self._outputs.append(Transmit(pair.base.link, pair.peer, data))
         return self._requests.start(
             now,
@@ -342,11 +346,13 @@ class Checker:
             self.drops["malformed"] += 1
             return
         self._requests.end(request)
+        pair.responses_received += 1
         if message.unknown_required:
             self._check_failed(now, check, request, "answer with unknown attributes")
         elif mapped is not None and message.message_class is Class.RESPONSE:
             if not request.retransmitted:
                 pair.rtt = now - request.started
+                pair.total_rtt += pair.rtt
             if check.consent:
                 self._outputs.append(ConsentAnswered(pair, message.transaction_id))
             else:
@@ -427,6 +433,9 @@ class Checker:
             self._transmit(base, peer, binding_response(message.transaction_id, peer, key))
             self._outputs.append(Heard(base, peer))
             self._answered(now, generation, EarlyCheck(base, peer, message))
+            pair = generation.checks.find(base.link, peer)
+            if pair is not None:
+                pair.requests_received += 1
 
     def _answered(self, now: float, generation: Generation, check: EarlyCheck) -> None:
         if generation is not self.generations[0]:

@@ -458,7 +458,17 @@ class _Watched(asyncio.DatagramProtocol):
 class RelayTransport(asyncio.DatagramTransport):
     """A relayed address as a transport: what is sent on it leaves through the machine that owns the allocation."""
 
-    __slots__ = ("_driver", "_link", "_relayed", "_mapped", "_protocol", "_closing", "__weakref__")
+    __slots__ = (
+        "_driver",
+        "_link",
+        "_relayed",
+        "_mapped",
+        "_protocol",
+        "_closing",
+        "packets_sent",
+        "bytes_sent",
+        "__weakref__",
+    )
 
     def __init__(
         self, driver: Driver, link: int, relayed: Address, mapped: Address, protocol: asyncio.DatagramProtocol
@@ -470,6 +480,8 @@ class RelayTransport(asyncio.DatagramTransport):
         self._mapped = mapped
         self._protocol = protocol
         self._closing = False
+        self.packets_sent = 0
+        self.bytes_sent = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "sockname":
@@ -490,6 +502,8 @@ class RelayTransport(asyncio.DatagramTransport):
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         send = self._driver.relay_send
         if send is not None and not self._closing:
+            self.packets_sent += 1
+            self.bytes_sent += len(data)
             self._driver.do(send, self._link, addr, bytes(data))
 
     def close(self) -> None:

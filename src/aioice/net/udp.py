@@ -164,6 +164,8 @@ class UdpTransport(asyncio.DatagramTransport):
         "_errors_waiting",
         "_closing",
         "dropped",
+        "packets_sent",
+        "bytes_sent",
         "__weakref__",
     )
 
@@ -203,6 +205,9 @@ class UdpTransport(asyncio.DatagramTransport):
         self._closing = False
         #: Datagrams that were not sent because the socket was blocked for too long.
         self.dropped = 0
+        #: Datagrams that came by :meth:`send_soon` and :meth:`send_many`, and their bytes.
+        self.packets_sent = 0
+        self.bytes_sent = 0
         loop.add_reader(self._fd, self._read_ready)
         try:
             protocol.connection_made(self)
@@ -278,6 +283,8 @@ class UdpTransport(asyncio.DatagramTransport):
         if most < 2:
             if self._eager:
                 self._eager -= 1
+            self.packets_sent += 1
+            self.bytes_sent += len(data)
             self.sendto(data, addr)
             return
         if run:
@@ -307,10 +314,12 @@ class UdpTransport(asyncio.DatagramTransport):
                     end += 1
                 if end < stop and 0 < len(datagrams[end]) < size:
                     end += 1
-            if end == start + 1:
-                self.sendto(datagrams[start], addr)
+            batch = datagrams[start:end]
+            self._count(batch, size)
+            if len(batch) == 1:
+                self.sendto(batch[0], addr)
             else:
-                self._send_batch(datagrams[start:end], size, addr)
+                self._send_batch(batch, size, addr)
             start = end
         return start
 
@@ -386,7 +395,13 @@ class UdpTransport(asyncio.DatagramTransport):
         run = self._run
         self._run = None
         if run:
+            self._count(run, self._run_size)
             self._send_batch(run, self._run_size, self._run_peer)
+
+    def _count(self, run: Sequence[bytes], size: int) -> None:
+        """All but the last are of this size."""
+        self.packets_sent += len(run)
+        self.bytes_sent += size * (len(run) - 1) + len(run[-1])
 
     def _send_batch(self, run: Sequence[bytes], size: int, addr: Any) -> None:
         """One system call for all; what cannot leave so leaves one by one."""
