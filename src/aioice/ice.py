@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from .core.diagnosis import Finding
     from .core.machine import Address, Output
     from .net.udp import Buffer
 
@@ -351,8 +352,8 @@ class Connection:
 
         values = (self._config, self._local_username, self._local_password, _tunables())
         if trace is not None:
-            return tracing.record(trace, *values, hide_addresses=hide_addresses)
-        agent = tracing.record_as_told(told or "", *values)
+            return tracing.record(trace, *values, hide_addresses=hide_addresses, dropped=self._dropped_outside)
+        agent = tracing.record_as_told(told or "", *values, dropped=self._dropped_outside)
         return Agent(self._config, os.urandom, *values[1:]) if agent is None else agent
 
     # ------------------------------------------------------------------------------------------------------- attributes
@@ -429,6 +430,26 @@ class Connection:
             if protocol.link is not None
         }
         return collect(self._agent, 1000 * time.time(), traffic, self.dropped)
+
+    @property
+    def diagnosis(self) -> list[Finding]:
+        """Why the connection failed, was lost or was slow, the weightiest finding first; empty if all is well.
+
+        It is made when it is asked for, at any time; ``docs/diagnosis.md`` lists what there is.
+        """
+        from .core.diagnosis import examine
+
+        stall = 0.0 if self._driver is None else self._driver.late
+        return examine(self._agent, reason=self._failure, stall=stall, dropped=self._dropped_outside())
+
+    def _dropped_outside(self) -> dict[str, int]:
+        """What never came to the agent."""
+        return {why: number for why, number in self.dropped.items() if why not in self._agent.drops}
+
+    def _told_failure(self) -> str:
+        """The reason, and the first finding where it says more."""
+        first = next(iter(self.diagnosis), None) if self.state is ConnectionState.FAILED else None
+        return self._failure if first is None or first.cause in self._failure else f"{self._failure} ({first.cause})"
 
     # -------------------------------------------------------------------------------------------------------- gathering
 
@@ -578,7 +599,7 @@ class Connection:
         of the remote candidates, and not before a transaction's time-out has passed (RFC 8863 §4).
 
         :raises ConnectionError: when gathering has not been started, credentials are missing, no pair works, both
-            agents are lite or the connection is closed.
+            agents are lite or the connection is closed; it says why, and :attr:`diagnosis` says more.
         """
         if self._closed:
             raise ConnectionError("Cannot connect, the connection is closed")
@@ -597,7 +618,7 @@ class Connection:
         driver.do(self._agent.connect, self.remote_username, self.remote_password, self.remote_is_lite)
         while self.state not in _LIVE:
             if self._closed or self.state is ConnectionState.FAILED:
-                raise ConnectionError(f"ICE negotiation failed: {self._failure}")
+                raise ConnectionError(f"ICE negotiation failed: {self._told_failure()}")
             waiter = driver.loop.create_future()
             self._state_waiters.append(waiter)
             try:

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .core.trace import END, SESSION, TRUNCATED, VERSION, Recording, Replay, ReplayError, Step, steps
+from .core.diagnosis import Finding, examine
+from .core.trace import END, OUTPUT, SESSION, TRUNCATED, VERSION, Recording, Replay, ReplayError, Step, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
     Sink = Callable[[Event], object]
     Target = str | os.PathLike[str] | Sink
 
-__all__ = ["MAX_SIZE", "Recording", "Replay", "ReplayError", "Step", "Trace", "TraceFile", "read", "replay", "steps"]
+__all__ = [
+    "MAX_SIZE",
+    "Finding",
+    "Recording",
+    "Replay",
+    "ReplayError",
+    "Step",
+    "Trace",
+    "TraceFile",
+    "diagnose",
+    "read",
+    "replay",
+    "steps",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +150,7 @@ def record(
     tunables: Tunables,
     *,
     hide_addresses: bool = False,
+    dropped: Callable[[], dict[str, int]] | None = None,
 ) -> Agent:
     """An agent whose session is recorded into a new file, or handed to a function event by event.
 
@@ -158,19 +173,26 @@ def record(
             tunables,
             origin=origin,
             hide_addresses=hide_addresses,
+            dropped=dropped,
         ),
     )
 
 
 def record_as_told(
-    where: str, config: AgentConfig, local_username: str, local_password: str, tunables: Tunables
+    where: str,
+    config: AgentConfig,
+    local_username: str,
+    local_password: str,
+    tunables: Tunables,
+    *,
+    dropped: Callable[[], dict[str, int]] | None = None,
 ) -> Agent | None:
     """As :func:`record`, to where the environment says; None, and a warning in the log, where that cannot be."""
     hide = os.environ.get(VARIABLE_HIDE, "") not in ("", "0")
     for _ in range(1000):
         path = _told_path(where)
         try:
-            return record(path, config, local_username, local_password, tunables, hide_addresses=hide)
+            return record(path, config, local_username, local_password, tunables, hide_addresses=hide, dropped=dropped)
         except FileExistsError:
             continue
         except OSError as exc:
@@ -205,6 +227,26 @@ class Trace:
     def complete(self) -> bool:
         """Whether the end of the session stands in it."""
         return bool(self.events) and self.events[-1].get("name") == END
+
+    @property
+    def reason(self) -> str:
+        """Why the state changed for the last time, where that was told."""
+        for event in reversed(self.events):
+            told = (
+                event["data"].get("event") if event["name"] == OUTPUT and isinstance(event.get("data"), dict) else None
+            )
+            if isinstance(told, dict) and told.get("type") == "StateChanged":
+                return str(told.get("reason", ""))
+        return ""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Datagrams that were dropped before the agent got them, by reason; known at the end only."""
+        data = self.events[-1].get("data") if self.complete else None
+        dropped = data.get("dropped") if isinstance(data, dict) else None
+        if not isinstance(dropped, dict):
+            return {}
+        return {str(reason): number for reason, number in dropped.items() if isinstance(number, int)}
 
     def replay(self) -> Replay:
         """See :func:`replay`."""
@@ -262,3 +304,16 @@ def replay(source: str | os.PathLike[str] | bytes | Trace) -> Replay:
     :raises OSError: when the file cannot be read.
     """
     return (source if isinstance(source, Trace) else read(source)).replay()
+
+
+def diagnose(source: str | os.PathLike[str] | bytes | Trace) -> list[Finding]:
+    """Why the session of a trace failed, was lost or was slow, the weightiest finding first; empty if all was well.
+
+    :raises ReplayError: when the agent of the trace cannot be brought to where it was.
+    :raises ValueError: when it is no trace.
+    :raises OSError: when the file cannot be read.
+    """
+    trace = source if isinstance(source, Trace) else read(source)
+    replay = Replay(trace.events)
+    stall = max((replay.late for _ in replay), default=0.0)
+    return examine(replay.agent, reason=trace.reason, stall=stall, dropped=trace.dropped)

@@ -253,6 +253,7 @@ class Agent:
             generation.remote_end = True
             self._ended(now, generation)
         else:
+            generation.last_remote_at = now
             self._add_remote(now, generation, candidate)
         self._drain_children(now)
 
@@ -322,6 +323,8 @@ class Agent:
             self.drops["candidate of another session"] += foreign
         generation.remote_is_lite = remote_is_lite
         generation.checking = True
+        if generation.checking_since is None:
+            generation.checking_since = now
         generation.patience_ends = now + self._patience
         self._abandon_at = None
         generation.patience_over = False
@@ -645,6 +648,8 @@ class Agent:
             self._hurry_nominations(generation)
         if generation.connected:
             complete = generation.complete
+            if generation.connected_at is None:
+                generation.connected_at = now
             if self._sending.doubted:
                 self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")
             elif complete or self._state is not ConnectionState.COMPLETED:

@@ -333,6 +333,8 @@ class Checker:
         generation, pair = check.generation, check.pair
         if not message.check_message_integrity(generation.remote_key):
             self.drops["answer not authentic"] += 1
+            if (request.link, request.peer) == (base.link, peer):
+                generation.blame(f"error {message.error_code}" if message.error_code else "answer")
             return
         if (request.link, request.peer) != (base.link, peer):
             # RFC 8445 §7.2.5.2.1: the path is not symmetric.
@@ -463,6 +465,9 @@ class Checker:
         for generation in self.generations:
             if generation.checks.find(base.link, peer) is not None:
                 generation.misdirected = True
+                # 401 says that the message was signed.
+                names_us = code == 401 and is_for(message, generation.local_username, generation.remote_username)
+                generation.blame("unsigned" if code == 400 else "password" if names_us else "username")
         answer = self._strangers.answer(now, message, size, peer, code)
         if answer is not None:
             self._transmit(base, peer, answer)
@@ -548,6 +553,7 @@ class Checker:
     def handle_timeout(self, now: float) -> None:
         again, failed = self._requests.handle_timeout(now)
         for request in again:
+            request.context.pair.retransmissions += 1
             self._outputs.append(Transmit(request.link, request.peer, request.data))
         for request in failed:
             self._check_failed(now, request.context, request, "no answer")

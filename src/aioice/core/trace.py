@@ -43,7 +43,8 @@ class Recording:
     """An agent, and a note of all that goes in and comes out; to whoever runs it, the agent itself.
 
     ``sink`` gets each event when it happens. ``origin`` is the time from which ``time`` counts, that of the first input
-    if it is None. With ``hide_addresses`` hosts have pseudonyms, too, as credentials always have.
+    if it is None. With ``hide_addresses`` hosts have pseudonyms, too, as credentials always have. ``dropped`` tells at
+    the end what was dropped before the agent got it, by reason.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Recording:
         *,
         origin: float | None = None,
         hide_addresses: bool = False,
+        dropped: Callable[[], dict[str, int]] | None = None,
     ) -> None:
         self._sink = sink
+        self._dropped_outside = dropped
         self._draw = random
         self._coder = Coder(Pseudonyms(addresses=hide_addresses))
         self._origin = origin
@@ -128,14 +131,15 @@ class Recording:
         if output is not None:
             self._note(OUTPUT, self._coder.encode(output))
             if isinstance(output, Done):
-                self.end({})
+                self.end()
         return output
 
     def poll_timeout(self) -> float | None:
         return self.machine.poll_timeout()
 
-    def end(self, dropped: dict[str, int]) -> None:
+    def end(self) -> None:
         """Nothing more is recorded."""
+        dropped = {} if self._dropped_outside is None else self._dropped_outside()
         self._note(END, {"dropped": dropped} if dropped else {})
         self._ended = True
 

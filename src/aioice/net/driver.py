@@ -84,6 +84,7 @@ class Driver:
         "_streams",
         "_when_idle",
         "_tunables",
+        "late",
         "__weakref__",
     )
 
@@ -120,6 +121,8 @@ class Driver:
         self._streams: list[int] = []
         self._when_idle: asyncio.Future[None] | None = None
         self._tunables: Tunables | None = None
+        #: By how many seconds the timer fired too late at worst: so long the loop was blocked.
+        self.late = 0.0
 
     # ------------------------------------------------------------------------------------------------------- the way in
 
@@ -265,6 +268,8 @@ class Driver:
     def _timer_fired(self) -> None:
         self._timer = None
         now = self.loop.time()
+        if now - self._armed > self.late:
+            self.late = now - self._armed
         deadline = self.machine.poll_timeout()
         if deadline is None or self._closed:
             return
