@@ -10,13 +10,15 @@ import pytest
 
 from aioice import ice
 
+pytest_plugins = ["aioice.pytest_plugin"]
+
 #: No test needs nearly as long: a hanging one fails with a traceback that shows where it waits.
 TIME_LIMIT = 60
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+    if not inspect.iscoroutinefunction(pyfuncitem.obj) or "ice_world" in pyfuncitem.fixturenames:
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
     asyncio.run(_limited(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names}))

@@ -21,7 +21,6 @@ from .core.candidate import (
     candidate_priority,
     is_mdns_hostname,
     pair_priority,
-    stands_on,
 )
 from .core.events import (
     ConnectionClosed,
@@ -32,9 +31,10 @@ from .core.events import (
     SelectedPair,
     StateChanged,
 )
-from .core.gathering import BaseLost, Found, Gathered, StunServer, TurnServer
+from .core.gathering import BaseLost, Found, Gathered, Withdrawn
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
+from .core.servers import StunServer, TurnServer
 from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
@@ -45,11 +45,14 @@ from .utils import random_string
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from .core.diagnosis import Finding
     from .core.machine import Address, Output
     from .net.udp import Buffer
+    from .core.servers import ServerReport
+    from .policy import AddressRewrite, RemoteFilter
+    from .servers import IceServer
 
 __all__ = [
     "Candidate",
@@ -123,6 +126,17 @@ def get_host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
             elif use_ipv6 and ip.ip[0] != "::1" and ip.ip[2] == 0:
                 addresses.append(ip.ip[0])
     return addresses
+
+
+def get_interface_names() -> dict[str, str]:
+    """The names of the interfaces by their addresses."""
+    import ifaddr
+
+    return {
+        ip.ip if isinstance(ip.ip, str) else ip.ip[0]: adapter.name
+        for adapter in ifaddr.get_adapters()
+        for ip in adapter.ips
+    }
 
 
 def validate_username(value: str) -> None:
@@ -202,6 +216,12 @@ class Connection:
     :param receive_buffer: Bytes of received datagrams, each counted with 128 more, that wait for :meth:`recv`; what
         comes on top is dropped and counted. 4 MiB if `None`.
     :param send_buffer: Bytes that wait while a socket is blocked, before :meth:`send` waits too. 256 KiB if `None`.
+    :param ice_servers: STUN and TURN servers to ask beside ``stun_server`` and ``turn_server``: each an
+        :class:`~aioice.servers.IceServer` or a mapping in the shape of W3C's RTCIceServer.
+    :param candidate_types: The types of candidates to offer, of ``host``, ``srflx`` and ``relay``; all if `None`.
+    :param address_rewrites: What the peer is told in place of, or beside, local addresses behind a 1:1 NAT.
+    :param remote_filter: Says whether checks may be sent to an address of the peer; or the networks, such as
+        ``10.0.0.0/8``, that are forbidden. Servers should forbid what only they can reach.
     :raises ValueError: for credentials or numbers that cannot be used.
     :raises OSError: when the trace cannot be written.
     """
@@ -226,6 +246,7 @@ class Connection:
         "_components",
         "_ssl_context",
         "_config",
+        "_ice_servers",
         "_agent",
         "_driver",
         "_nominated",
@@ -277,6 +298,10 @@ class Connection:
         trace_hide_addresses: bool = False,
         receive_buffer: int | None = None,
         send_buffer: int | None = None,
+        ice_servers: Iterable[IceServer | Mapping[str, Any]] = (),
+        candidate_types: Iterable[str] | None = None,
+        address_rewrites: Iterable[AddressRewrite] = (),
+        remote_filter: RemoteFilter | None = None,
     ) -> None:
         if not 1 <= components <= 256:
             raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
@@ -308,6 +333,21 @@ class Connection:
         self._transport_policy = transport_policy
         self._components = range(1, components + 1)
         self._ssl_context = ssl_context
+        self._ice_servers: tuple[IceServer, ...] = ()
+        more: dict[str, Any] = {}
+        if ice_servers:
+            from .servers import ice_servers_of, servers_of
+
+            self._ice_servers = ice_servers_of(ice_servers)
+            more["servers"] = servers_of(self._ice_servers)
+        if candidate_types is not None or address_rewrites or remote_filter is not None:
+            from .policy import candidate_types_of, remote_filter_of, rewrites_of
+
+            more["candidate_types"] = candidate_types_of(candidate_types)
+            more["address_rewrites"] = rewrites_of(address_rewrites)
+            more["remote_filter"] = remote_filter_of(remote_filter)
+        if not (use_ipv4 and use_ipv6):
+            more["relay_families"] = (4,) * use_ipv4 + (6,) * use_ipv6
         self._config = AgentConfig(
             controlling=ice_controlling,
             components=components,
@@ -318,6 +358,7 @@ class Connection:
             direct_patience=nomination_patience,
             relay_patience=relay_patience,
             patience=patience,
+            **more,
         )
         told = os.environ.get("AIOICE_TRACE") if trace is None else None
         if trace is None and not told:
@@ -396,6 +437,16 @@ class Connection:
         return self._agent.remote_candidates[:]
 
     @property
+    def server_reports(self) -> list[ServerReport]:
+        """What became of asking each STUN and TURN server at each of its addresses, so far; a copy.
+
+        A report has ``url``, ``component``, ``transport``, ``address`` and ``local`` address, ``verdict``
+        (:class:`~aioice.core.servers.Verdict`), the error ``code`` (0 if there is none), ``detail`` for people, the
+        round-trip time ``rtt`` in seconds and the ``candidates``.
+        """
+        return self._agent.server_reports
+
+    @property
     def dropped(self) -> dict[str, int]:
         """Datagrams that were dropped, by reason."""
         drops = Counter(self._agent.drops)
@@ -471,6 +522,38 @@ class Connection:
         if self._gathering is not None:
             await asyncio.shield(self._gathering)
 
+    async def gather(self) -> AsyncIterator[Candidate]:
+        """Gather like :meth:`gather_candidates`, and yield the candidates as they are found.
+
+        Ends when nothing more will be found: that may be long after :meth:`gather_candidates` would have returned, for
+        silent servers are given all the time of a transaction. Called again, it begins with those that are known.
+
+        :raises ConnectionError: when the connection is closed before.
+        """
+        events, known = self._listeners.reader(), self.local_candidates
+        if self._agent.gathering_ended:
+            for candidate in known:
+                yield candidate
+            return
+        gathering = asyncio.ensure_future(self.gather_candidates())
+        gathering.add_done_callback(
+            lambda task: events.put(LocalCandidate(None)) if task.cancelled() or task.exception() else None
+        )
+        try:
+            for candidate in known:
+                yield candidate
+            async for event in events:
+                if isinstance(event, LocalCandidate):
+                    if event.candidate is None:
+                        break
+                    yield event.candidate
+            else:
+                await gathering
+            if gathering.done():
+                gathering.result()
+        finally:
+            gathering.cancel()
+
     def _gather_done(self, task: asyncio.Future[None]) -> None:
         """A failure is kept for further callers; the caller of the first may have been cancelled and not see it."""
         self._gather_task = None
@@ -494,6 +577,8 @@ class Connection:
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
             addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
+        if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):
+            driver.do(self._agent.set_interfaces, get_interface_names())
         components = self._components
         try:
             await asyncio.gather(*(self._gather_component(component, addresses) for component in components))
@@ -882,7 +967,13 @@ class Connection:
     def _running_driver(self) -> Driver:
         if self._driver is None:
             loop = asyncio.get_running_loop()
-            host = AsyncioHost(loop, ssl_context=self._ssl_context, resolver=_resolve_mdns)
+            host = AsyncioHost(
+                loop,
+                ssl_context=self._ssl_context,
+                resolver=_resolve_mdns,
+                ssl_contexts=self._ssl_contexts(),
+                credentials=self._fetch_credentials if self._ice_servers else None,
+            )
             self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
         return self._driver
 
@@ -891,12 +982,35 @@ class Connection:
         stun_server, turn_server = self.stun_server, self.turn_server
         self._agent.set_servers(
             now,
-            StunServer(*stun_server) if stun_server else None,
-            TurnServer(*turn_server, self.turn_transport, self.turn_ssl, self.turn_username, self.turn_password)
+            StunServer(*stun_server[:2]) if stun_server else None,
+            TurnServer(
+                *turn_server[:2],
+                self.turn_transport,
+                self.turn_ssl and self.turn_transport == "tcp",
+                self.turn_username,
+                self.turn_password,
+            )
             if turn_server
             else None,
         )
         self._agent.set_local_credentials(now, self.local_username, self.local_password)
+
+    def _ssl_contexts(self) -> dict[Address, ssl.SSLContext] | None:
+        if not any(server.ssl_context for server in self._ice_servers):
+            return None
+        from .servers import servers_of
+
+        return {
+            (server.host.removesuffix("."), server.port): context
+            for ice_server in self._ice_servers
+            if (context := ice_server.ssl_context) is not None
+            for server in servers_of((ice_server,))
+        }
+
+    async def _fetch_credentials(self, number: int) -> tuple[str, str, float | None]:
+        from .servers import fetch_credentials
+
+        return await fetch_credentials(self._ice_servers[number], self._running_driver().now)
 
     def _do(self, verb: Any, *args: Any) -> None:
         """A verb, also before there is a loop to run the agent on."""
@@ -976,6 +1090,8 @@ class Connection:
             self._base_found(event)
         elif isinstance(event, BaseLost):
             self._base_lost(event)
+        elif isinstance(event, Withdrawn):
+            self._local_candidates = [c for c in self._local_candidates if c is not event.candidate]
 
     def _handle_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, LocalCandidate):
@@ -1014,8 +1130,7 @@ class Connection:
     def _base_lost(self, lost: BaseLost) -> None:
         """A socket or a relay has ended by itself: its candidates are no more."""
         for protocol in [protocol for protocol in self._protocols if protocol.link == lost.link]:
-            base = protocol.local_candidate
-            self._local_candidates = [c for c in self._local_candidates if not stands_on(c, base)]
+            self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
             self._keep_drops(protocol)
             self._protocols.remove(protocol)
 

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 from .core.candidate import is_mdns_hostname
 from .core.machine import Transmit
 from .core.multicast import GROUP_IPV4, GROUP_IPV6, PORT, Answered, Multicast
+from .net.udp import own_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -189,14 +190,21 @@ class MDnsProtocol:
             if place in self._links or len(self._links) >= MAX_LINKS or self._closed:
                 continue
             try:
-                sock = _open_socket(place)
+                sock = self._open_socket(place)
             except OSError as exc:
                 error = exc
                 continue
             await self._open_link(place, sock)
         return error
 
-    async def _open_link(self, place: _Place, sock: socket.socket) -> None:
+    def _open_socket(self, place: _Place) -> Any:
+        network = own_network(self._loop)
+        if network is None:
+            return _open_socket(place)
+        group, port = GROUP_IPV4 if place[0] == socket.AF_INET else GROUP_IPV6
+        return network.open_multicast(group, port, place[1] or place[2])
+
+    async def _open_link(self, place: _Place, sock: Any) -> None:
         self._numbers += 1
         link = _Link(self, self._numbers, place)
         try:

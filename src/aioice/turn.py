@@ -18,7 +18,11 @@ from .core.allocation import (
     AllocationConfig,
     AllocationFailed,
     AllocationLost,
+    FamilyMissing,
     PeerRefused,
+    PeerUnreachable,
+    Permitted,
+    WantCredentials,
 )
 from .core.credentials import make_integrity_key
 from .core.demux import is_channel_data
@@ -224,6 +228,8 @@ class TurnTransport(asyncio.DatagramTransport):
         elif isinstance(event, AllocationLost):
             self._closing = True
             self._reason = ConnectionError(f"the TURN allocation is lost: {event.detail}")
+        elif isinstance(event, PeerUnreachable):
+            self._receiver.error_received(ConnectionError(f"{event.reason}: {event.peer[0]}"))
         else:
             assert isinstance(event, PeerRefused)
             if event.response is not None:
@@ -309,8 +315,9 @@ class _Machine:
         self.allocation.handle_timeout(now)
 
     def poll_output(self) -> Output | None:
-        output = self.allocation.poll_output()
-        if isinstance(output, Allocated | AllocationFailed | AllocationLost | PeerRefused):
+        while isinstance(output := self.allocation.poll_output(), Permitted | FamilyMissing | WantCredentials):
+            pass  # no families are asked for, no credentials offered, and no checks repeated here
+        if isinstance(output, Allocated | AllocationFailed | AllocationLost | PeerRefused | PeerUnreachable):
             return Notify(output)
         return output
 

@@ -36,7 +36,7 @@ from aioice.core.machine import (
 )
 from aioice.core.message import Class, Message, Method, parse_message
 from aioice.sim import Behaviour, Fate, Host, Nat, Node, TurnServer, World
-from aioice.sim.network import CONNECT_TIMEOUT, Socket
+from aioice.sim.hosts import CONNECT_TIMEOUT, Socket
 
 SERVER = ("198.51.100.1", 3478)
 TURN = ("198.51.100.2", 3478)
@@ -892,8 +892,8 @@ class TestTurnServer:
         bound = turn.request(Method.CHANNEL_BIND, CHANNEL_NUMBER=0x4001, XOR_PEER_ADDRESS=turn.socket.local)
         assert bound.error_code is None
         turn.script.datagrams.clear()
-        turn.send(b"\x40\x01\x00\x04chan\x00\x00")
-        assert turn.seen[-1][1:] == (relayed, b"chan")
+        turn.send(b"\x40\x01\x00\x05chan!\x00\x00\x00")
+        assert turn.seen[-1][1:] == (relayed, b"chan!")
         turn.socket.send(relayed, b"back")
         turn.world.run(until=turn.world.now + 1)
         assert [data for _, _, _, data in turn.script.datagrams] == [b"\x40\x01\x00\x04back"]

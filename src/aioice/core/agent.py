@@ -10,7 +10,7 @@ from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .candidate import Candidate, candidate_foundation, is_mdns_hostname, stands_on
+from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
     Checker,
@@ -25,17 +25,20 @@ from .connectivity import (
 )
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
-from .gathering import BaseLost, Found, Gathered, Gatherer, RelayRefused, StunServer, TurnServer
+from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
 from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
+from .servers import RelayPermits, RelayRefused, RelayUnreachable, StunServer, TurnServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .machine import Address, Output, Report
+    from .rewrites import AddressRewrite
+    from .servers import ServerReport
 
 #: Data is accepted from this many addresses at most.
 MAX_ACCEPTED = 256
@@ -48,7 +51,16 @@ class AgentConfig(Record):
     components: int = 1
     stun_server: StunServer | None = None
     turn_server: TurnServer | None = None
+    #: Further servers to ask.
+    servers: tuple[StunServer | TurnServer, ...] = ()
+    #: Address families of relays, the most wanted first.
+    relay_families: tuple[int, ...] = (4, 6)
     relay_only: bool = False
+    #: The types of local candidates that are offered; all if None.
+    candidate_types: frozenset[str] | None = None
+    address_rewrites: tuple[AddressRewrite, ...] = ()
+    #: Whether an address of the peer may be sent checks, by its text; None for all.
+    remote_filter: Callable[[str], bool] | None = None
     #: ICE-lite (RFC 8445 §2.5): host candidates only, answers checks and sends none.
     lite: bool = False
     #: Distance of two ordinary checks (RFC 8445 §14.2; docs/rfc.md says why 5 ms).
@@ -108,7 +120,17 @@ class Agent:
         #: What the children have to say, in its order.
         inner: list[Any] = []
         self._inner = inner
-        self._gatherer = Gatherer(random, self.next_number, self._tunables, relay_only=config.relay_only, outputs=inner)
+        self._gatherer = Gatherer(
+            random,
+            self.next_number,
+            self._tunables,
+            relay_only=config.relay_only,
+            families=config.relay_families,
+            types=config.candidate_types,
+            rewrites=config.address_rewrites,
+            ta=config.ta,
+            outputs=inner,
+        )
         self.set_servers(0.0, config.stun_server, config.turn_server)
         controlling = config.controlling and not config.lite
         self._checker = Checker(
@@ -168,6 +190,16 @@ class Agent:
         return self._local_candidates
 
     @property
+    def gathering_ended(self) -> bool:
+        """The end of the local candidates was told; what is found later is told all the same."""
+        return self._end_told
+
+    @property
+    def server_reports(self) -> list[ServerReport]:
+        """How the servers have answered so far, those that have not among them."""
+        return self._gatherer.reports
+
+    @property
     def remote_candidates(self) -> list[Candidate]:
         return self._generation.remote_candidates
 
@@ -220,10 +252,14 @@ class Agent:
         self._drain_children(now)
 
     def set_servers(self, now: float, stun_server: StunServer | None, turn_server: TurnServer | None) -> None:
-        """The servers to ask; a lite agent asks none (RFC 8445 §2.5)."""
+        """The servers to ask beside those of the configuration; a lite agent asks none (RFC 8445 §2.5)."""
         if not self._config.lite:
-            self._gatherer.stun_server = stun_server
-            self._gatherer.turn_server = turn_server
+            named = tuple(server for server in (stun_server, turn_server) if server is not None)
+            self._gatherer.servers = named + self._config.servers
+
+    def set_interfaces(self, now: float, interfaces: Mapping[str, str]) -> None:
+        """The names of the interfaces by their addresses, for the rewrites that are for one."""
+        self._gatherer.interfaces = interfaces
 
     def set_local_credentials(self, now: float, username: str, password: str) -> None:
         if (username, password) != (self._generation.local_username, self._generation.local_password):
@@ -274,6 +310,9 @@ class Agent:
 
     def _reachable(self, now: float, generation: Generation, candidate: Candidate) -> None:
         """The candidate has an address: it is new, or it names one that we saw as peer-reflexive (RFC 8838 §11)."""
+        if self._forbidden(candidate.address):
+            generation.remote_candidates[:] = [c for c in generation.remote_candidates if c is not candidate]
+            return
         known = generation.find_remote(candidate.component, (candidate.address, candidate.port), but=candidate)
         if known is not None and known.type == "prflx":
             generation.replace_remote(known, candidate)
@@ -287,6 +326,13 @@ class Agent:
         for base in self._bases.values():
             self._pair(generation, base, candidate)
         self._changed = True
+
+    def _forbidden(self, host: str) -> bool:
+        """Whether the application wants no checks to be sent there."""
+        if self._config.remote_filter is None or self._config.remote_filter(host):
+            return False
+        self.drops["address forbidden by the application"] += 1
+        return True
 
     def _pair(self, generation: Generation, base: Base, remote: Candidate) -> None:
         if generation is not self._generation or remote.component not in generation.components:
@@ -345,6 +391,7 @@ class Agent:
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
         self._stale = list(self._accepted)
+        self._gatherer.keep(now, True)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
@@ -379,7 +426,7 @@ class Agent:
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         base = self._bases.get(link)
-        if base is not None:
+        if base is not None and (self._config.remote_filter is None or not self._forbidden(peer[0])):
             self._handle_stun(now, base, peer, data)
         else:
             self._gatherer.handle_datagram(now, link, peer, data)
@@ -460,19 +507,23 @@ class Agent:
         base).
         """
         base, candidate = found
-        self._local_candidates.append(candidate)
+        types = self._config.candidate_types
         if candidate is base.candidate:
             self._bases[base.link] = base
             self._outputs.append(Notify(found))
-        self._outputs.append(Notify(LocalCandidate(candidate)))
+        if types is None or candidate.type in types:
+            self._local_candidates.append(candidate)
+            self._outputs.append(Notify(LocalCandidate(candidate)))
         if candidate is base.candidate:
             for remote in self._generation.remote_candidates:
                 self._pair(self._generation, base, remote)
             self._changed = True
 
     def _base_lost(self, now: float, lost: BaseLost) -> None:
-        base = self._bases.pop(lost.link)
-        self._local_candidates[:] = [c for c in self._local_candidates if not stands_on(c, base.candidate)]
+        base = self._bases.pop(lost.link, None)
+        if base is None:
+            return
+        self._local_candidates[:] = [c for c in self._local_candidates if c not in lost.candidates]
         self._outputs.append(Notify(lost))
         self._checker.base_lost(lost.link)
         lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
@@ -483,13 +534,18 @@ class Agent:
         if any(link == lost.link for link, _ in self._sending.forced.values()):
             self.close(now, f"local socket lost: {lost.detail}")
 
+    def _withdrawn(self, now: float, withdrawn: Withdrawn) -> None:
+        self._local_candidates[:] = [c for c in self._local_candidates if c is not withdrawn.candidate]
+        self._outputs.append(Notify(withdrawn))
+
     def _gathered(self, now: float, gathered: Gathered) -> None:
         self._outputs.append(Notify(gathered))
 
     def _deliver(self, now: float, deliver: Deliver) -> None:
         """A datagram that a relay unwrapped."""
         if is_stun(deliver.data):
-            self._handle_stun(now, self._bases[deliver.link], deliver.peer, deliver.data)
+            if not self._forbidden(deliver.peer[0]):
+                self._handle_stun(now, self._bases[deliver.link], deliver.peer, deliver.data)
         else:
             self._outputs.append(deliver)
 
@@ -504,6 +560,12 @@ class Agent:
     def _relay_refused(self, now: float, refused: RelayRefused) -> None:
         why = f"the relay refuses the peer with error {refused.code}"
         self._checker.refused_by_relay(now, refused.link, refused.peer, why)
+
+    def _relay_permits(self, now: float, permits: RelayPermits) -> None:
+        self._checker.permitted(permits.link, permits.host)
+
+    def _relay_unreachable(self, now: float, unreachable: RelayUnreachable) -> None:
+        self._checker.unreachable(now, *unreachable)
 
     def _heard(self, now: float, heard: Heard) -> None:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component, proven=False)
@@ -592,15 +654,20 @@ class Agent:
             again = generation.selection.pairs.get(pair.component)
             if again is not None:
                 self._send_on(now, generation, again)
-            elif generation is self._generation and generation.checks.unanswered(pair.component):
-                self._interrupt(generation, pair)
+            elif generation is self._generation and (
+                generation.checks.unanswered(pair.component) or self._gatherer.hopeful
+            ):
+                self._interrupt(now, generation, pair)
             else:
                 self._sending.end(pair.component, pair.why_failed)
         self._changed = True
 
-    def _interrupt(self, generation: Generation, pair: Pair) -> None:
-        """The pair in use is dead while others are still being checked."""
+    def _interrupt(self, now: float, generation: Generation, pair: Pair) -> None:
+        """The pair in use is dead while others are still being checked, or a lost relay is made anew."""
         generation.interrupted = True
+        if self._gatherer.hopeful:
+            generation.patience_over = False
+            generation.patience_ends = now + self._patience
         self._sending.pause(pair.component)
         self._set_state(ConnectionState.CHECKING, pair.why_failed)
 
@@ -650,6 +717,7 @@ class Agent:
             complete = generation.complete
             if generation.connected_at is None:
                 generation.connected_at = now
+            self._gatherer.keep(now, not complete)
             if self._sending.doubted:
                 self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")
             elif complete or self._state is not ConnectionState.COMPLETED:
@@ -673,6 +741,8 @@ class Agent:
     def _hopeless(self, now: float) -> str:
         """Why no pair can become valid any more; empty while one can (RFC 8863 §4)."""
         if self._ungathered or not self._gatherer.idle:
+            return ""
+        if self._gatherer.hopeful and not self._generation.patience_over:
             return ""
         if not self._bases:
             return "no local candidates"
@@ -728,10 +798,13 @@ class Agent:
     _HANDLERS: ClassVar[dict[type, Callable[[Agent, float, Any], None]]] = {
         Found: _found,
         BaseLost: _base_lost,
+        Withdrawn: _withdrawn,
         Gathered: _gathered,
         Deliver: _deliver,
         Transmit: _transmit,
         RelayRefused: _relay_refused,
+        RelayPermits: _relay_permits,
+        RelayUnreachable: _relay_unreachable,
         Heard: _heard,
         RoleChanged: _progressed,
         PeerChecks: _progressed,

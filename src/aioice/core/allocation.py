@@ -1,7 +1,8 @@
-"""One TURN allocation on one server (RFC 8656): a child machine of whoever wants a relayed address.
+"""One TURN allocation on one server (RFC 8656): a child machine of whoever wants relayed addresses.
 
-It opens its own link to the server, allocates, keeps the allocation fresh and deletes it. It makes all requests, for
-itself and for its child (:mod:`aioice.core.peers`), which knows who may be spoken to and over which channel.
+It opens its own link to the server, allocates, keeps each relayed address fresh and deletes what is left at the end.
+Its children make the requests (:mod:`aioice.core.transactions`) and know who may be spoken to, and over which channel
+(:mod:`aioice.core.peers`). What to do about a failure :func:`aioice.core.turn_errors.verdict` tells its owner.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .credentials import LongTermCredentials, Signature
-from .deadlines import Deadlines, Timed
+from .credentials import LongTermCredentials
+from .deadlines import Deadlines
 from .demux import MAX_DATA, is_channel_data, pad
 from .machine import (
     Close,
@@ -28,15 +29,15 @@ from .machine import (
     Tunables,
 )
 from .message import Class, Message, Method, parse_message
-from .peers import FLOOR, RETRY_LOST, Ask, Frame, Indicate, PeerRefused, Peers, Suspect
-from .requests import Requests
+from .peers import FLOOR, RETRY_LOST, Ask, Frame, Indicate, PeerRefused, Peers, PeerUnreachable, Permitted, Suspect
+from .transactions import CREDENTIALS_TIME, Answered, Refused, Sent, Silent, Transactions, WantCredentials
+from .turn_errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .machine import Address, Output, Report
-    from .peers import Channel, Permission
-    from .requests import Request
+    from .transactions import Exchange
 
 __all__ = [
     "MAX_DATA",
@@ -46,19 +47,25 @@ __all__ = [
     "AllocationConfig",
     "AllocationFailed",
     "AllocationLost",
+    "FamilyMissing",
     "PeerRefused",
+    "PeerUnreachable",
+    "Permitted",
     "State",
+    "WantCredentials",
     "describe",
 ]
 
 #: RFC 8656 §18.8: UDP, in the first of four bytes.
 UDP_TRANSPORT = 0x11000000
 #: RFC 8656 §18.6, likewise.
-IPV4_FAMILY = 0x01000000
-IPV6_FAMILY = 0x02000000
-#: An allocation is renewed after this part of its lifetime, neither sooner than ``FLOOR`` nor later than ``CEILING``.
+FAMILIES = {4: 0x01000000, 6: 0x02000000}
+#: A relayed address is renewed after this part of its lifetime, neither sooner than ``FLOOR`` nor later than
+#: ``CEILING``.
 REFRESH_PART = 5 / 6
 CEILING = 3600
+#: After a sleep that was longer than the lifetime the server is asked all the same, and has so long to answer.
+GRACE = 10
 #: RFC 8445 §11: silence towards a UDP server that a NAT may take for the end.
 KEEPALIVE = 15
 #: A deletion is waited for this long.
@@ -78,27 +85,42 @@ class AllocationConfig(NamedTuple):
     lifetime: int = 600
     #: Seconds after which a channel that is in use is bound again.
     channel_refresh_time: float = 500
-    #: 4 or 6 to ask for a relayed address of that family; 0 to take what the server gives: IPv4 (RFC 8656 §7.2).
-    family: int = 0
+    #: Families of the relayed addresses to ask for, 4, 6 or both; () for what the server gives: IPv4 (RFC 8656 §7.2).
+    families: tuple[int, ...] = ()
     #: Seconds of silence after which a UDP server is sent an empty indication; 0 for never.
     keepalive: float = KEEPALIVE
+    #: Whether :class:`WantCredentials` will be answered: then a server that refuses the credentials is no end.
+    renewable: bool = False
+    #: When the credentials end, in the machine's time; None if nobody knows.
+    expires: float | None = None
 
 
 # --------------------------------------------------------------------------------------------- outputs: to the parent
 
 
 class Allocated(NamedTuple):
-    """The relayed address is there; ``relay_link`` is the number it has been opened under."""
+    """A relayed address is there; ``relay_link`` is the number it has been opened under."""
 
     relay_link: int
     relayed: Address
     mapped: Address
 
 
+class FamilyMissing(NamedTuple):
+    """There is no relayed address of this family, though there may be one of the other.
+
+    ``code`` is the server's reason (RFC 8656 §7.3: after 440 it is not to be asked again, after 508 not for a minute);
+    0 if the server does not know how to give both: another allocation, on its own 5-tuple, may get it.
+    """
+
+    family: int
+    code: int
+
+
 class AllocationFailed(NamedTuple):
     """There will be no relayed address; ``code`` and ``response`` are the server's if it refused, else 0 and None.
 
-    The next step is the parent's: RFC 8656 §7.4 says what each code means; a 300 has ALTERNATE-SERVER in its response.
+    The next step is the parent's: :func:`aioice.core.turn_errors.verdict` tells it.
     """
 
     reason: Reason
@@ -108,7 +130,7 @@ class AllocationFailed(NamedTuple):
 
 
 class AllocationLost(NamedTuple):
-    """The relayed address is no longer there."""
+    """The relayed address is no longer there; that of the other family may be."""
 
     relay_link: int
     detail: str
@@ -128,13 +150,25 @@ class State(Enum):
     DONE = "done"
 
 
-class Asked(NamedTuple):
-    """What a request was about."""
+class Relay:
+    """One relayed address: a dual allocation has two, each with a lifetime of its own (RFC 8656 §8)."""
 
-    method: Method
-    attributes: dict[str, Any]
-    subject: Permission | Channel | None
-    signature: Signature | None
+    __slots__ = ("link", "family", "lifetime", "renew_at", "ends_at", "refreshing", "refreshed")
+
+    def __init__(self, link: int, family: int) -> None:
+        self.link = link
+        self.family = family
+        self.lifetime = 0.0
+        self.renew_at: float | None = None
+        self.ends_at = 0.0
+        self.refreshing = False
+        self.refreshed = float("-inf")
+
+    def renewed(self, now: float, lifetime: float, started: float) -> None:
+        """The server keeps it for ``lifetime`` seconds from when it was asked, at ``started`` (RFC 8656 §7.3, §8.3)."""
+        self.lifetime = lifetime
+        self.renew_at = max(started + min(max(lifetime * REFRESH_PART, FLOOR), CEILING), now + FLOOR)
+        self.ends_at = max(started + lifetime, self.renew_at + FLOOR)
 
 
 class Allocation:
@@ -147,31 +181,39 @@ class Allocation:
         next_link: Callable[[], int],
         tunables: Tunables | None = None,
     ) -> None:
+        if not 0 < config.lifetime < 1 << 32:
+            raise ValueError("the lifetime of an allocation must be from 1 to 4294967295 seconds")
+        if set(config.families) not in (set(), {4}, {6}, {4, 6}):
+            raise ValueError("the families of an allocation are 4, 6 or both")
         self._config = config
         self._stream = config.transport != "udp"
         self._random = random
         self._next_link = next_link
-        self._credentials = LongTermCredentials(config.username, config.password)
-        self._requests = Requests(tunables or Tunables())
+        self._transactions = Transactions(
+            LongTermCredentials(config.username, config.password),
+            tunables or Tunables(),
+            random,
+            config.server,
+            reliable=self._stream,
+            renewable=config.renewable,
+        )
         self._outputs: deque[Any] = deque()
         self._state = State.NEW
         self._link = -1
         self._link_open = False
-        self.relay_link = -1
+        #: Families that we still hope for.
+        self._families = tuple(sorted(set(config.families)))
+        #: By family, and whether there have been two.
+        self._relays: dict[int, Relay] = {}
+        self._dual = False
         #: There as long as the allocation is.
         self._peers: Peers | None = None
-        if not 0 < config.lifetime < 1 << 32:
-            raise ValueError("the lifetime of an allocation must be from 1 to 4294967295 seconds")
-        self._lifetime: float = config.lifetime
         self._keepalive = max(config.keepalive, FLOOR) if config.keepalive > 0 else 0.0
-        self._refreshing = False
-        self._refreshed = float("-inf")
         self._last_sent = float("-inf")
         self._deadlines = Deadlines()
-        #: When to give up: opening, the allocation itself, or its deletion.
-        self._end = Timed()
-        self._renewal = Timed()
-        self._quiet = Timed()
+        #: When to give up the opening or the deletion.
+        self._end_at: float | None = None
+        self._quiet_at: float | None = None
         #: Packets that could not be sent or understood.
         self.dropped = 0
 
@@ -192,10 +234,10 @@ class Allocation:
             self._outputs.append(OpenStream(self._link, self._config.server, self._config.server_name))
         else:
             self._outputs.append(OpenUdp(self._link, "::" if ":" in self._config.server[0] else "0.0.0.0"))
-        self._deadlines.arm(self._end, now + self._requests.tunables.transaction_timeout)
+        self._end_at = now + self._transactions.tunables.transaction_timeout
 
     def send(self, now: float, peer: Address, data: bytes) -> None:
-        """Send to ``peer`` from the relayed address, at once."""
+        """Send to ``peer`` from the relayed address of its family, at once."""
         peers = self._peers
         if peers is None or len(data) > MAX_DATA:
             self.dropped += 1
@@ -217,27 +259,37 @@ class Allocation:
         """The number of the channel that is bound to ``peer``."""
         return self._peers.channel(now, peer) if self._peers is not None else None
 
+    def set_credentials(
+        self, now: float, username: str | None, password: str | None, expires: float | None = None
+    ) -> None:
+        """The answer to :class:`WantCredentials`: others, good until ``expires``; None if there are none."""
+        if self._state in (State.ALLOCATING, State.READY):
+            self._transactions.set_credentials(now, username, password, expires)
+            self._conclude(now)
+
     def probe(self, now: float) -> None:
         """There are signs that the server has lost the allocation: find out."""
-        if self._state is State.READY and not self._refreshing and now >= self._refreshed + RETRY_LOST:
-            self._refresh(now)
+        for relay in self._relays.values():
+            if not relay.refreshing and now >= relay.refreshed + RETRY_LOST:
+                self._refresh(now, relay)
+        self._conclude(now)
 
     def close(self, now: float) -> None:
         """Delete the allocation; the link is closed when that is answered or a second has passed."""
         if self._state in (State.CLOSING, State.DONE):
             return
-        waiting = self._state in (State.ALLOCATING, State.READY)
-        if self._state is State.READY:
-            self._outputs.append(Close(self.relay_link))
-            self._requests.end_all()
-            self._deadlines.clear()
-            self._peers = None
+        before, self._state = self._state, State.CLOSING
+        self._transactions.close()
+        if before is State.READY:
+            for relay in self._relays.values():
+                self._outputs.append(Close(relay.link))
+            self._transactions.end_all()
+            self._forget()
             self._delete(now)
-        if not waiting:
+        elif before is not State.ALLOCATING or self._transactions.idle:
             self._finish("closed")
             return
-        self._state = State.CLOSING
-        self._deadlines.arm(self._end, now + CLOSE_TIME)
+        self._end_at = now + CLOSE_TIME
 
     # ----------------------------------------------------------------------------------------------------- the world
 
@@ -257,221 +309,206 @@ class Allocation:
                 self.dropped += 1
                 return
             if message.message_class in (Class.RESPONSE, Class.ERROR):
-                self._response(now, message)
+                if not self._transactions.handle_answer(now, message):
+                    self.dropped += 1
+                self._conclude(now)
             else:
                 self._data_indication(now, message)
 
     def handle_report(self, now: float, report: Report) -> None:
-        """What became of the link; what is told of the relay link is not of interest."""
+        """What became of the link; what is told of the relay links is not of interest."""
         if isinstance(report, Tunables):
-            self._requests.tunables = report
+            self._transactions.tune(report)
         elif getattr(report, "link", None) != self._link:
             return
         elif isinstance(report, Opened):
             if self._state is State.OPENING:
                 self._state = State.ALLOCATING
-                self._deadlines.arm(self._end, None)
+                self._end_at = None
+                self._transactions.start(now, self._link, self._config.expires)
                 self._allocate(now)
             elif self._state is State.DONE:
                 self._outputs.append(Close(report.link))
         elif isinstance(report, OpenFailed):
             self._link_open = False
-            self._link_gone(now, report.reason, report.detail)
+            self._link_gone(report.reason, report.detail)
         elif isinstance(report, LinkClosed):
-            self._link_gone(now, report.reason, report.detail)
+            self._link_gone(report.reason, report.detail)
         elif isinstance(report, SendFailed) and report.reason in (Reason.REFUSED, Reason.UNREACHABLE):
             if self._state is State.READY:
                 # Whoever can forge ICMP must not be able to end an allocation; a server that restarts answers soon.
                 self.probe(now)
             else:
-                self._link_gone(now, report.reason, "the server cannot be reached")
+                self._link_gone(report.reason, "the server cannot be reached")
 
     def handle_timeout(self, now: float) -> None:
-        again, failed = self._requests.handle_timeout(now)
+        self._transactions.handle_timeout(now)
+        self._conclude(now)
+        # First of all: after a sleep thousands of permissions may be overdue.
+        for relay in list(self._relays.values()):
+            if relay.renew_at is not None and now >= relay.renew_at:
+                self._refresh(now, relay)
+            if now >= relay.ends_at:
+                self._overdue(now, relay)
+        self._conclude(now)
         peers = self._peers
-        for request in again:
-            if self._state is State.CLOSING:
-                continue
-            if peers is not None and request.context.subject is not None:
-                peers.handle_repetition(request.context.subject)
-            self._transmit(now, request.data)
-        for request in failed:
-            self._unanswered(now, request)
-        for item in self._deadlines.take(now):
-            self._fire(now, item)
+        if peers is not None:
+            for item in self._deadlines.take(now):
+                peers.handle_deadline(now, item)
+            peers.flush()
+            self._drain(now, peers)
+        if self._end_at is not None and now >= self._end_at:
+            if self._state is State.OPENING:
+                self._fail(Reason.TIMED_OUT, 0, "the connection to the server was not established in time")
+            else:
+                self._finish("closed")
+        if self._quiet_at is not None and now >= self._quiet_at:
+            if now >= self._last_sent + self._keepalive:
+                self._transmit(now, bytes(Message(Method.BINDING, Class.INDICATION, self._random(12))))
+            self._quiet_at = self._last_sent + self._keepalive
 
-    def poll_output(self) -> Output | Allocated | AllocationFailed | AllocationLost | PeerRefused | None:
+    def poll_output(
+        self,
+    ) -> (
+        Output
+        | Allocated
+        | FamilyMissing
+        | AllocationFailed
+        | AllocationLost
+        | Permitted
+        | PeerRefused
+        | PeerUnreachable
+        | WantCredentials
+        | None
+    ):
         return self._outputs.popleft() if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        deadline, due = self._requests.poll_timeout(), self._deadlines.poll_timeout()
-        if deadline is None or due is None:
-            return due if deadline is None else deadline
-        return min(deadline, due)
+        earliest = self._end_at
+        times = [self._transactions.poll_timeout(), self._deadlines.poll_timeout(), self._quiet_at]
+        for relay in self._relays.values():
+            times += (relay.renew_at, relay.ends_at)
+        for time in times:
+            if time is not None and (earliest is None or time < earliest):
+                earliest = time
+        return earliest
+
+    # --------------------------------------------------------------------------------------------------- the children
 
     def _drain(self, now: float, peers: Peers) -> None:
-        """Carry out what the child has put out."""
-        while (output := peers.poll_output()) is not None:
+        """Carry out what the peers have put out."""
+        while self._peers is peers and (output := peers.poll_output()) is not None:
             if isinstance(output, Frame):
                 self._transmit(now, output.data)
             elif isinstance(output, Indicate):
                 attributes = {"XOR-PEER-ADDRESS": output.peer, "DATA": output.data}
                 self._transmit(now, bytes(Message(Method.SEND, Class.INDICATION, self._random(12), attributes)))
             elif isinstance(output, Ask):
-                self._request(now, output.method, output.attributes, output.subject)
+                self._transactions.ask(now, output.method, output.attributes, output.subject)
+                self._conclude(now)
             elif isinstance(output, Suspect):
                 self.probe(now)
             else:
                 self._outputs.append(output)
 
-    def _data_indication(self, now: float, message: Message) -> None:
-        peer: Address | None = message.attributes.get("XOR-PEER-ADDRESS")
-        data: bytes | None = message.attributes.get("DATA")
-        if (
-            self._peers is None
-            or message.message_method != Method.DATA
-            or message.message_class != Class.INDICATION
-            or message.unknown_required
-            or peer is None
-            or data is None
-            or not self._peers.handle_data(now, peer, data)
-        ):
-            self.dropped += 1
-        else:
-            self._drain(now, self._peers)
-
-    def _fire(self, now: float, item: Timed) -> None:
-        if item is self._renewal:
-            self._refresh(now)
-        elif item is self._quiet:
-            if now >= self._last_sent + self._keepalive:
-                self._transmit(now, bytes(Message(Method.BINDING, Class.INDICATION, self._random(12))))
-            self._deadlines.arm(self._quiet, self._last_sent + self._keepalive)
-        elif item is not self._end:
-            assert self._peers is not None
-            self._peers.handle_deadline(now, item)
-            self._drain(now, self._peers)
-        elif self._state is State.OPENING:
-            self._fail(Reason.TIMED_OUT, 0, "the connection to the server was not established in time")
-        elif self._state is State.READY:
-            self._lost("the allocation has expired")
-        else:
-            self._finish("closed")
-
-    # ------------------------------------------------------------------------------------------------------ requests
+    def _conclude(self, now: float) -> None:
+        """Carry out what the transactions have put out."""
+        while (output := self._transactions.poll_output()) is not None:
+            if self._state is State.DONE:
+                continue
+            if isinstance(output, Sent):
+                if output.repeated and self._peers is not None and output.exchange.method not in _OWN:
+                    self._peers.handle_repetition(output.exchange.subject)
+                self._transmit(now, output.data)
+            elif isinstance(output, Answered):
+                self._answered(now, output.exchange, output.message)
+            elif isinstance(output, Refused):
+                self._refused(now, *output)
+            elif isinstance(output, Silent):
+                self._unanswered(now, output)
+            else:
+                self._outputs.append(output)
 
     def _transmit(self, now: float, data: bytes) -> None:
         self._last_sent = now
         self._outputs.append(Transmit(self._link, self._config.server, pad(data) if self._stream else data))
 
-    def _request(
-        self,
-        now: float,
-        method: Method,
-        attributes: dict[str, Any],
-        subject: Permission | Channel | None = None,
-        after: Signature | None = None,
-    ) -> None:
-        message = Message(method, Class.REQUEST, self._random(12), dict(attributes))
-        signature = self._credentials.sign(message, after)
-        data = bytes(message)
-        # RFC 8489 §6.2.2: over a reliable transport a request is sent once.
-        timeout = self._requests.tunables.transaction_timeout if self._stream else None
-        context = Asked(method, attributes, subject, signature)
-        server = self._config.server
-        self._requests.start(now, message.transaction_id, data, self._link, server, context, timeout=timeout)
-        self._transmit(now, data)
+    def _data_indication(self, now: float, message: Message) -> None:
+        peers, attributes = self._peers, message.attributes
+        peer: Address | None = attributes.get("XOR-PEER-ADDRESS")
+        taken = False
+        if (
+            peers is not None
+            and peer is not None
+            and message.message_method == Method.DATA
+            and message.message_class == Class.INDICATION
+            and not message.unknown_required
+        ):
+            if "DATA" in attributes:
+                taken = peers.handle_data(now, peer, attributes["DATA"])
+            elif "ICMP" in attributes:
+                taken = peers.handle_icmp(peer, attributes["ICMP"])
+            self._drain(now, peers)
+        self.dropped += not taken
 
-    def _response(self, now: float, message: Message) -> None:
-        request = self._requests.match(message.transaction_id, self._link, self._config.server)
-        if request is None or message.message_method != request.context.method:
-            self.dropped += 1
-            return
-        asked: Asked = request.context
-        code = (message.error_code or 0) if message.message_class == Class.ERROR else None
-        if not self._credentials.verify(message, asked.signature):
-            # RFC 8489 §9.2.5: a forgery over UDP changes nothing, over a stream it can only be the server's.
-            self.dropped += 1
-            if self._stream:
-                self._requests.end(request)
-                self._refused(now, asked, 0, "the answer of the server is not authentic", message)
-            return
-        self._requests.end(request)
-        if code in (401, 438):
-            self._challenged(now, asked, message)
-        elif code is not None:
-            self._refused(now, asked, code, describe(message), message)
-        elif message.unknown_required:
-            self._refused(now, asked, 0, "the answer of the server has attributes that must be understood", message)
-        else:
-            self._succeeded(now, request, message)
+    # ---------------------------------------------------------------------------------------------------- the answers
 
-    def _challenged(self, now: float, asked: Asked, message: Message) -> None:
-        deleting = asked.method is Method.REFRESH and asked.attributes["LIFETIME"] == 0
-        again = self._credentials.challenge(message, asked.signature)
-        if again and (deleting or self._state is not State.CLOSING):
-            if self._peers is not None and asked.subject is not None:
-                self._peers.handle_repetition(asked.subject)
-            self._request(now, asked.method, asked.attributes, asked.subject, asked.signature)
-        else:
-            self._refused(now, asked, message.error_code or 0, describe(message), message)
-
-    def _succeeded(self, now: float, request: Request, message: Message) -> None:
-        asked: Asked = request.context
+    def _answered(self, now: float, exchange: Exchange, message: Message) -> None:
         peers = self._peers
         if self._state is State.CLOSING:
-            if asked.method is Method.ALLOCATE:
+            if exchange.method is Method.ALLOCATE:
                 self._delete(now)
             else:
                 self._finish("closed")
-        elif peers is not None and asked.subject is not None:
-            peers.handle_success(now, asked.subject, request.started)
+        elif exchange.method is Method.ALLOCATE:
+            self._allocated(now, message, exchange.started)
+        elif exchange.method is Method.REFRESH:
+            self._refreshed(now, exchange, message)
+        elif peers is not None:
+            peers.handle_success(now, exchange.subject, exchange.started)
             self._drain(now, peers)
-        elif asked.method is Method.ALLOCATE:
-            self._allocated(now, message, request.started)
-        else:
-            self._refreshing = False
-            self._renewed(now, message.attributes.get("LIFETIME", self._lifetime), request.started)
 
-    def _refused(self, now: float, asked: Asked, code: int, detail: str, message: Message) -> None:
+    def _refused(self, now: float, exchange: Exchange, code: int, detail: str, message: Message | None) -> None:
         peers = self._peers
         if self._state is State.CLOSING:
             self._finish("closed")
-        elif asked.method is Method.ALLOCATE:
-            self._fail(Reason.OTHER, code, detail, message)
+        elif exchange.method is Method.ALLOCATE:
+            self._allocation_refused(now, code, detail, message)
+        elif exchange.method is Method.REFRESH:
+            self._refresh_refused(now, exchange.subject, code, detail, message)
         elif code == 437:
             # RFC 8656 §8.3: the allocation is not there any more, whatever we have asked for.
-            self._lost(detail, code, message)
-        elif peers is not None and asked.subject is not None:
-            peers.handle_refusal(now, asked.subject, code, message)
+            self._all_lost(detail, code, message)
+        elif peers is not None:
+            peers.handle_refusal(now, exchange.subject, code, message)
             self._drain(now, peers)
-        elif code >= 500:
-            self._refreshing = False
-            self._deadlines.arm(self._renewal, now + RETRY_LOST)
-        else:
-            self._lost(detail, code, message)
 
-    def _unanswered(self, now: float, request: Request) -> None:
-        asked: Asked = request.context
-        peers = self._peers
+    def _unanswered(self, now: float, silent: Silent) -> None:
+        peers, exchange = self._peers, silent.exchange
         if self._state is State.ALLOCATING:
-            self._fail(Reason.TIMED_OUT, 0, "the server does not answer")
-        elif peers is None:
-            return
-        elif asked.subject is not None:
-            peers.handle_silence(now, asked.subject)
+            self._fail(Reason.TIMED_OUT, 0, silent.detail)
+        elif exchange.method is Method.REFRESH and isinstance(exchange.subject, Relay):
+            exchange.subject.refreshing = False
+            exchange.subject.renew_at = now + FLOOR
+        elif peers is not None:
+            peers.handle_silence(now, exchange.subject)
             self._drain(now, peers)
-        else:
-            self._refreshing = False
-            self._deadlines.arm(self._renewal, now + FLOOR)
 
-    # --------------------------------------------------------------------------------------------------- allocation
+    # ----------------------------------------------------------------------------------------------------- allocating
 
     def _allocate(self, now: float) -> None:
         attributes = {"LIFETIME": self._config.lifetime, "REQUESTED-TRANSPORT": UDP_TRANSPORT}
-        if self._config.family:
-            attributes["REQUESTED-ADDRESS-FAMILY"] = IPV6_FAMILY if self._config.family == 6 else IPV4_FAMILY
-        self._request(now, Method.ALLOCATE, attributes)
+        optional = ["LIFETIME"]
+        if len(self._families) == 2:
+            attributes["ADDITIONAL-ADDRESS-FAMILY"] = FAMILIES[6]
+            optional.append("ADDITIONAL-ADDRESS-FAMILY")
+        elif self._families:
+            attributes["REQUESTED-ADDRESS-FAMILY"] = FAMILIES[self._families[0]]
+            if self._families == (4,):
+                # What a server gives that does not know of families.
+                optional.append("REQUESTED-ADDRESS-FAMILY")
+        self._transactions.ask(now, Method.ALLOCATE, attributes, None, tuple(optional))
+        self._conclude(now)
 
     def _allocated(self, now: float, message: Message, started: float) -> None:
         attributes = message.attributes
@@ -483,41 +520,109 @@ class Allocation:
         if not attributes["LIFETIME"]:
             self._fail(Reason.OTHER, 0, "the server grants no lifetime")
             return
+        relayed: dict[int, Address] = {}
+        for address in message.values("XOR-RELAYED-ADDRESS"):
+            relayed.setdefault(6 if ":" in address[0] else 4, address)
+        if self._families:
+            relayed = {family: relayed[family] for family in self._families if family in relayed}
+            if not relayed:
+                # RFC 8656 §7.3
+                self._delete(now)
+                self._fail(Reason.OTHER, 0, "the server gives addresses of another family only")
+                return
         self._state = State.READY
-        self.relay_link = self._next_link()
-        relayed, mapped = attributes["XOR-RELAYED-ADDRESS"], attributes["XOR-MAPPED-ADDRESS"]
-        ipv6 = ":" in relayed[0]
-        self._peers = Peers(self.relay_link, ipv6, self._config.channel_refresh_time, self._deadlines)
-        self._outputs.append(OpenRelay(self.relay_link, relayed, mapped))
-        self._outputs.append(Allocated(self.relay_link, relayed, mapped))
-        self._renewed(now, attributes["LIFETIME"], started)
+        for family, address in relayed.items():
+            relay = self._relays[family] = Relay(self._next_link(), family)
+            relay.renewed(now, attributes["LIFETIME"], started)
+            self._outputs.append(OpenRelay(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
+            self._outputs.append(Allocated(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
+        self._dual = len(relayed) > 1
+        links = {family: relay.link for family, relay in self._relays.items()}
+        self._peers = Peers(now, links, self._config.channel_refresh_time, self._deadlines)
+        reasons = {_family(value[0]): value[1] for value in message.values("ADDRESS-ERROR-CODE")}
+        for family in self._families:
+            if family not in relayed:
+                self._outputs.append(FamilyMissing(family, reasons.get(family, 0)))
         if self._keepalive and not self._stream:
-            self._deadlines.arm(self._quiet, now + self._keepalive)
+            self._quiet_at = now + self._keepalive
 
-    def _renewed(self, now: float, lifetime: float, started: float) -> None:
-        """The server keeps the allocation for ``lifetime`` seconds from now (RFC 8656 §7.3, §8.3)."""
-        if lifetime <= 0:
-            self._lost("the server grants no lifetime")
+    def _allocation_refused(self, now: float, code: int, detail: str, message: Message | None) -> None:
+        if code == 440 and len(self._families) == 2:
+            # RFC 8656 §7.2: it is IPv4 that the server does not have, or it would have given that.
+            self._families = (6,)
+            self._outputs.append(FamilyMissing(4, 440))
+            self._allocate(now)
+        else:
+            self._fail(Reason.OTHER, code, detail, message)
+
+    # ------------------------------------------------------------------------------------------------ keeping, losing
+
+    def _refresh(self, now: float, relay: Relay) -> None:
+        relay.renew_at = None
+        relay.refreshing = True
+        relay.refreshed = now
+        attributes = {"LIFETIME": self._config.lifetime}
+        if self._dual:
+            # RFC 8656 §8.1
+            attributes["REQUESTED-ADDRESS-FAMILY"] = FAMILIES[relay.family]
+        self._transactions.ask(now, Method.REFRESH, attributes, relay, ("LIFETIME", "REQUESTED-ADDRESS-FAMILY"))
+
+    def _refreshed(self, now: float, exchange: Exchange, message: Message) -> None:
+        relay: Relay = exchange.subject
+        relay.refreshing = False
+        lifetime = message.attributes.get("LIFETIME", relay.lifetime)
+        if lifetime > 0:
+            relay.renewed(now, lifetime, exchange.started)
+        else:
+            self._lost(relay, "the server grants no lifetime")
+
+    def _refresh_refused(self, now: float, relay: Relay, code: int, detail: str, message: Message | None) -> None:
+        relay.refreshing = False
+        if code >= 500 or code == 438:
+            relay.renew_at = now + RETRY_LOST
+        elif code == 401 and self._config.renewable:
+            # There may be new credentials before the end.
+            relay.renew_at = now + CREDENTIALS_TIME
+        elif code in (437, 443) and len(self._relays) > 1:
+            # Perhaps it is this family only that has gone.
+            self._lost(relay, detail, code, message)
+            self.probe(now)
+        else:
+            self._all_lost(detail, code, message)
+
+    def _overdue(self, now: float, relay: Relay) -> None:
+        """The lifetime is over; if we have slept through the renewal, the server still has to say so."""
+        if relay.refreshing and now < relay.refreshed + GRACE:
+            relay.ends_at = relay.refreshed + GRACE
+        else:
+            self._lost(relay, "the allocation has expired")
+
+    def _lost(self, relay: Relay, detail: str, code: int = 0, response: Message | None = None) -> None:
+        if self._relays.pop(relay.family, None) is None:
             return
-        self._lifetime = lifetime
-        renewal = max(started + min(max(lifetime * REFRESH_PART, FLOOR), CEILING), now + FLOOR)
-        self._deadlines.arm(self._renewal, renewal)
-        self._deadlines.arm(self._end, max(started + lifetime, renewal + FLOOR))
+        self._outputs.append(AllocationLost(relay.link, detail, code, response))
+        self._outputs.append(Close(relay.link))
+        if not self._relays:
+            self._finish(detail)
+        elif self._peers is not None:
+            self._peers.drop(relay.family)
 
-    def _refresh(self, now: float) -> None:
-        self._deadlines.arm(self._renewal, None)
-        self._refreshing = True
-        self._refreshed = now
-        self._request(now, Method.REFRESH, {"LIFETIME": self._config.lifetime})
+    def _all_lost(self, detail: str, code: int = 0, response: Message | None = None) -> None:
+        for relay in list(self._relays.values()):
+            self._lost(relay, detail, code, response)
+
+    # ------------------------------------------------------------------------------------------------------- the end
 
     def _delete(self, now: float) -> None:
-        self._request(now, Method.REFRESH, {"LIFETIME": 0})
+        """RFC 8656 §8.1: without a family, all of the allocation."""
+        self._transactions.ask(now, Method.REFRESH, {"LIFETIME": 0})
+        self._conclude(now)
 
-    def _link_gone(self, now: float, reason: Reason, detail: str) -> None:
+    def _link_gone(self, reason: Reason, detail: str) -> None:
         if self._state in (State.OPENING, State.ALLOCATING):
             self._fail(reason, 0, detail)
         elif self._state is State.READY:
-            self._lost(f"{reason}: {detail}" if detail else str(reason))
+            self._all_lost(f"{reason}: {detail}" if detail else str(reason))
         elif self._state is State.CLOSING:
             self._finish("closed")
 
@@ -525,26 +630,24 @@ class Allocation:
         self._outputs.append(AllocationFailed(reason, code, detail, response))
         self._finish(detail)
 
-    def _lost(self, detail: str, code: int = 0, response: Message | None = None) -> None:
-        self._outputs.append(AllocationLost(self.relay_link, detail, code, response))
-        self._outputs.append(Close(self.relay_link))
-        self._finish(detail)
-
     def _finish(self, reason: str) -> None:
         self._state = State.DONE
-        self._requests.end_all()
-        self._deadlines.clear()
-        self._peers = None
+        self._transactions.end_all()
+        self._forget()
         if self._link_open:
             self._outputs.append(Close(self._link))
         self._outputs.append(Done(reason))
 
+    def _forget(self) -> None:
+        self._deadlines.clear()
+        self._relays.clear()
+        self._peers = None
+        self._end_at = self._quiet_at = None
 
-def describe(message: Message) -> str:
-    """An error response for people: its code, and the reason phrase with everything odd in it escaped."""
-    error = message.attributes.get("ERROR-CODE")
-    if error is None:
-        return "the server refused without an error code"
-    code, phrase = error
-    # coturn pads the phrase with zero bytes, and counts them.
-    return f"the server refused: {code} ({phrase.rstrip(chr(0))[:128]!a})"
+
+#: Requests of the allocation itself: their subject is no peer's.
+_OWN = (Method.ALLOCATE, Method.REFRESH)
+
+
+def _family(code: int) -> int:
+    return 6 if code == 2 else 4

@@ -222,6 +222,16 @@ class Checker:
             if pair is not None and pair.state is PairState.IN_PROGRESS:
                 self._fail(now, generation, pair, str(reason))
 
+    def permitted(self, link: int, host: str) -> None:
+        """The relay has begun to let checks to ``host`` through (RFC 8656 §9): those in flight are repeated now, once
+        more than their timers would.
+        """
+        for generation in self.generations:
+            for pair in generation.checks.pairs:
+                if pair.state is PairState.IN_PROGRESS and pair.base.link == link and pair.peer[0] == host:
+                    assert pair.request is not None
+                    self._outputs.append(Transmit(link, pair.peer, pair.request.data))
+
     def give_up(self, now: float, generation: Generation, pair: Pair, why: str) -> None:
         """The agent has found the pair to be dead."""
         if pair.state is not PairState.FAILED:

@@ -97,6 +97,15 @@ class Resolve(Record):
     name: str
 
 
+class FetchCredentials(Record):
+    """Ask the application for the credentials of a server, by its number; answered by one
+    :class:`CredentialsFetched`.
+    """
+
+    query: int
+    server: int
+
+
 class Accept(Record):
     """Application data that comes from ``peer`` over ``link`` belongs to ``component``."""
 
@@ -154,6 +163,7 @@ Output = (
     | OpenRelay
     | Close
     | Resolve
+    | FetchCredentials
     | Accept
     | Revoke
     | Route
@@ -201,6 +211,18 @@ class Resolved(Record):
     addresses: tuple[str, ...]
 
 
+class CredentialsFetched(Record):
+    """Credentials that are good until ``expires``, or for nobody knows how long; None if there are none, and ``detail``
+    says why.
+    """
+
+    query: int
+    username: str | None
+    password: str | None
+    expires: float | None = None
+    detail: str = ""
+
+
 class Tunables(Record):
     """What programs may change at run time. All times in seconds."""
 
@@ -224,7 +246,7 @@ class Tunables(Record):
         return self.retry_rto * (sum(waits) + min(16, 1 << self.retry_max))
 
 
-Report = Opened | OpenFailed | LinkClosed | SendFailed | Resolved | Tunables
+Report = Opened | OpenFailed | LinkClosed | SendFailed | Resolved | CredentialsFetched | Tunables
 
 
 class Machine(Protocol):

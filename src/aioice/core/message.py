@@ -25,6 +25,7 @@ __all__ = [
     "IntegrityKey",
     "Message",
     "Method",
+    "Several",
     "binding_request",
     "binding_response",
     "parse_message",
@@ -131,6 +132,12 @@ def _prepared(algorithm: Any, key: bytes) -> tuple[Any, Any]:
 # ----------------------------------------------------------------------------------------------------------- messages
 
 
+class Several(tuple[Any, ...]):
+    """The values of an attribute that a message of ours carries more than once, such as XOR-PEER-ADDRESS."""
+
+    __slots__ = ()
+
+
 class Attributes(MutableMapping[str, Any]):
     """The attributes of a parsed message by name, each decoded when it is asked for."""
 
@@ -208,6 +215,20 @@ class Attributes(MutableMapping[str, Any]):
             return None
         return self._data[start - 4 : start + (self._length(start) + 3 & -4)]
 
+    def repeated(self, name: str) -> list[Any]:
+        """All values of an attribute as they came, those left out that are malformed."""
+        attribute, data, found = BY_NAME[name], self._data, []
+        position = HEADER_LENGTH
+        while position < len(data):
+            number, length = _read_attribute(data, position)
+            start = position + 4
+            if number in _CLOSING:
+                break
+            if number == attribute.type and (length == attribute.size or attribute.valid(data, start, length)):
+                found.append(attribute.decode(data, start, length))
+            position = start + (length + 3 & -4)
+        return found
+
     def covered(self, name: str) -> tuple[bytes, bytes] | None:
         """What the integrity attribute of this name protects, and its value."""
         start = self._places.get(name)
@@ -251,6 +272,16 @@ class Message:
         """The code of ERROR-CODE, or None if there is none."""
         error = self.attributes.get("ERROR-CODE")
         return None if error is None else error[0]
+
+    def values(self, name: str) -> list[Any]:
+        """Every value of an attribute that may stand several times; ``attributes`` knows the first one only."""
+        parsed = _parsed(self.attributes)
+        if parsed is not None and parsed.untouched:
+            return parsed.repeated(name)
+        if name not in self.attributes:
+            return []
+        value = self.attributes[name]
+        return list(value) if type(value) is Several else [value]
 
     def add_message_integrity(self, key: Key) -> None:
         """Add MESSAGE-INTEGRITY and FINGERPRINT; nothing but :meth:`add_message_integrity_sha256` may follow."""
@@ -345,6 +376,8 @@ class Message:
 
 
 def _encode_attribute(name: str, value: Any, transaction_id: bytes) -> bytes:
+    if type(value) is Several:
+        return b"".join(_encode_attribute(name, single, transaction_id) for single in value)
     attribute = BY_NAME[name]
     try:
         data = attribute.encode(value, transaction_id)

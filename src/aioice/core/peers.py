@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .deadlines import Timed
 from .demux import CHANNEL_HEADER_SIZE, CHANNEL_MAX, CHANNEL_MIN, is_stun
-from .machine import Deliver
-from .message import Method
+from .machine import Deliver, Reason
+from .message import Method, Several
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 #: RFC 8656 §9: how long a permission lasts, and when we renew it: time for a transaction and another try.
 PERMISSION_LIFETIME = 300
 PERMISSION_REFRESH = 240
+#: Renewals fall on common times, so many seconds apart, so that they share requests, each with so many hosts: below the
+#: 1280 bytes that every IPv6 path takes.
+PERMISSION_GRID = 30
+BATCH = 32
 #: RFC 8656 §12: how long a channel lasts, and how long its number and its peer then stay apart from others.
 CHANNEL_LIFETIME = 600
 CHANNEL_COOL_DOWN = 300
@@ -44,11 +48,11 @@ MAX_WAITING = 16
 
 
 class Ask(NamedTuple):
-    """Make this request; what becomes of it comes back with ``subject``."""
+    """Make this request; what becomes of it comes back with ``subject``, one channel or some permissions."""
 
     method: Method
     attributes: dict[str, Any]
-    subject: Permission | Channel
+    subject: Subject
 
 
 class Frame(NamedTuple):
@@ -62,6 +66,21 @@ class Indicate(NamedTuple):
 
     peer: Address
     data: bytes
+
+
+class Permitted(NamedTuple):
+    """The server relays to this host from now on: what was sent there before may have been dropped."""
+
+    relay_link: int
+    host: str
+
+
+class PeerUnreachable(NamedTuple):
+    """What was relayed to this peer did not arrive: ICMP says so."""
+
+    relay_link: int
+    peer: Address
+    reason: Reason
 
 
 class Suspect(NamedTuple):
@@ -83,14 +102,26 @@ class PeerRefused(NamedTuple):
 class Permission(Timed):
     """May this host send to us, and we to it?"""
 
-    __slots__ = ("host", "addresses", "waiting", "asked", "by_channel", "disturbed", "until", "refused", "response")
+    __slots__ = (
+        "link",
+        "host",
+        "addresses",
+        "waiting",
+        "asked",
+        "by_channel",
+        "disturbed",
+        "until",
+        "refused",
+        "response",
+    )
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, link: int, host: str) -> None:
         super().__init__()
+        self.link = link
         self.host = host
         #: Where we have sent to.
         self.addresses: set[Address] = set()
-        #: What has left before the permission was confirmed.
+        #: Data that has left before the permission was confirmed.
         self.waiting: list[tuple[Address, bytes]] = []
         self.asked = False
         #: The server does not give permissions, and we wait for one that comes with a channel.
@@ -103,21 +134,15 @@ class Permission(Timed):
         self.refused = 0
         self.response: Message | None = None
 
-    def keep(self, peer: Address, data: bytes, stun: bool) -> None:
-        """Remember a packet until the permission is confirmed: the last STUN message for each peer, some data."""
-        if stun:
-            self.waiting = [entry for entry in self.waiting if entry[0] != peer or not is_stun(entry[1])]
-        if len(self.waiting) < MAX_WAITING:
-            self.waiting.append((peer, data))
-
 
 class Channel(Timed):
     """A short name for a peer."""
 
-    __slots__ = ("number", "peer", "asked", "used", "until", "lapses", "ask_at")
+    __slots__ = ("link", "number", "peer", "asked", "used", "until", "lapses", "ask_at")
 
-    def __init__(self, number: int, peer: Address) -> None:
+    def __init__(self, link: int, number: int, peer: Address) -> None:
         super().__init__()
+        self.link = link
         self.number = number
         self.peer = peer
         self.asked = False
@@ -130,35 +155,41 @@ class Channel(Timed):
         self.ask_at = float("-inf")
 
 
+Subject = tuple[Permission, ...] | Channel
+
+
 class Peers:
     """All whom an allocation speaks to, from when it is there to its end."""
 
     __slots__ = (
-        "_relay_link",
-        "_ipv6",
+        "_links",
+        "_started",
         "_channel_refresh_time",
         "_permissions",
         "_channels",
         "_numbers",
         "_next_number",
         "_free_numbers",
+        "_due",
         "_deadlines",
         "_outputs",
     )
 
-    def __init__(self, relay_link: int, ipv6: bool, channel_refresh_time: float, deadlines: Deadlines) -> None:
-        self._relay_link = relay_link
-        #: The family of the relayed address, and so of all its peers.
-        self._ipv6 = ipv6
+    def __init__(self, now: float, links: dict[int, int], channel_refresh_time: float, deadlines: Deadlines) -> None:
+        #: The link of each relayed address by its family, 4 or 6: that of all its peers.
+        self._links = dict(links)
+        self._started = now
         self._channel_refresh_time = min(max(channel_refresh_time, FLOOR), CHANNEL_LIFETIME - CHANNEL_MARGIN)
         self._permissions: dict[str, Permission] = {}
         self._channels: dict[Address, Channel] = {}
         self._numbers: dict[int, Channel] = {}
         self._next_number = CHANNEL_MIN
         self._free_numbers: deque[int] = deque()
+        #: Permissions whose time has come: :meth:`flush` asks for them together.
+        self._due: list[Permission] = []
         #: Those of the allocation, which brings ours back to :meth:`handle_deadline`.
         self._deadlines = deadlines
-        self._outputs: deque[Ask | Frame | Indicate | Suspect | PeerRefused | Deliver] = deque()
+        self._outputs: deque[PeersOutput] = deque()
 
     # -------------------------------------------------------------------------------------------------------- verbs
 
@@ -175,10 +206,9 @@ class Peers:
             return False
         if len(permission.addresses) < MAX_ADDRESSES:
             permission.addresses.add(peer)
-        stun = is_stun(data)
-        if now >= permission.until:
-            permission.keep(peer, data, stun)
-        if not stun:
+        if not is_stun(data):
+            if now >= permission.until and len(permission.waiting) < MAX_WAITING:
+                permission.waiting.append((peer, data))
             self._bind(now, peer)
         self._outputs.append(Indicate(peer, data))
         return True
@@ -199,6 +229,17 @@ class Peers:
         if permission is not None and permission.refused:
             self._tell_refusal(permission, (host, 0))
 
+    def drop(self, family: int) -> None:
+        """The relayed address of this family is no longer there, nor are its permissions and channels."""
+        link = self._links.pop(family)
+        for permission in [known for known in self._permissions.values() if known.link == link]:
+            self._deadlines.arm(permission, None)
+            del self._permissions[permission.host]
+        for channel in [known for known in self._channels.values() if known.link == link]:
+            self._deadlines.arm(channel, None)
+            del self._channels[channel.peer]
+            del self._numbers[channel.number]
+
     def channel(self, now: float, peer: Address) -> int | None:
         """The number of the channel that is bound to ``peer``."""
         channel = self._channels.get(peer)
@@ -213,7 +254,7 @@ class Peers:
         if channel is None or len(data) < max(end, CHANNEL_HEADER_SIZE):
             return False
         channel.used = True
-        self._outputs.append(Deliver(self._relay_link, channel.peer, data[CHANNEL_HEADER_SIZE:end]))
+        self._outputs.append(Deliver(channel.link, channel.peer, data[CHANNEL_HEADER_SIZE:end]))
         return True
 
     def handle_data(self, now: float, peer: Address, data: bytes) -> bool:
@@ -225,39 +266,63 @@ class Peers:
         if peer in permission.addresses:
             # Both sides speak: worth a channel.
             self._bind(now, peer)
-        self._outputs.append(Deliver(self._relay_link, peer, data))
+        self._outputs.append(Deliver(permission.link, peer, data))
         return True
 
-    def handle_success(self, now: float, subject: Permission | Channel, started: float) -> None:
+    def handle_icmp(self, peer: Address, icmp: bytes) -> bool:
+        """A Data indication came that tells of an ICMP error (RFC 8656 §11.6); whether it is about a peer of ours."""
+        permission = self._permissions.get(peer[0])
+        if permission is None or permission.refused:
+            return False
+        reason = _icmp_reason(":" in peer[0], icmp[2], icmp[3])
+        if reason is not None:
+            # RFC 8656 §11.5: a server that does not know the port says 0.
+            for address in [peer] if peer[1] else sorted(permission.addresses):
+                self._outputs.append(PeerUnreachable(permission.link, address, reason))
+        return True
+
+    def handle_success(self, now: float, subject: Subject, started: float) -> None:
         """The server granted what was first asked for at ``started``."""
         if isinstance(subject, Channel):
-            self._bound(now, subject, started)
-        else:
-            subject.asked = False
-            self._granted(now, subject, started)
+            if subject.link in self._links.values():
+                self._bound(now, subject, started)
+            return
+        for permission in self._living(subject):
+            permission.asked = False
+            self._granted(now, permission, started)
 
-    def handle_refusal(self, now: float, subject: Permission | Channel, code: int, response: Message) -> None:
+    def handle_refusal(self, now: float, subject: Subject, code: int, response: Message | None) -> None:
         if isinstance(subject, Channel):
-            self._bind_failed(now, subject, code, response)
-        else:
-            self._permission_refused(now, subject, code, response)
+            if subject.link in self._links.values():
+                self._bind_failed(now, subject, code, response)
+            return
+        living = self._living(subject)
+        for permission in living:
+            if len(subject) > 1 and 400 <= code < 500:
+                # One host may have spoilt it for all.
+                self._ask_permissions((permission,))
+            else:
+                self._permission_refused(now, permission, code, response)
 
-    def handle_silence(self, now: float, subject: Permission | Channel) -> None:
+    def handle_silence(self, now: float, subject: Subject) -> None:
         """The request was given up."""
         if isinstance(subject, Channel):
-            self._bind_failed(now, subject, 0, None)
+            if subject.link in self._links.values():
+                self._bind_failed(now, subject, 0, None)
             return
-        subject.asked = False
-        if now < subject.until:
-            self._deadlines.arm(subject, now + RETRY_LOST)
-        else:
-            del self._permissions[subject.host]
+        for permission in self._living(subject):
+            permission.asked = False
+            if now < permission.until:
+                self._deadlines.arm(permission, now + RETRY_LOST)
+            else:
+                del self._permissions[permission.host]
         self._outputs.append(Suspect())
 
-    def handle_repetition(self, subject: Permission | Channel) -> None:
+    def handle_repetition(self, subject: Subject) -> None:
         """The request has to be made once more: the server did not get it, or did not take it."""
-        if isinstance(subject, Permission):
-            subject.disturbed = True
+        if not isinstance(subject, Channel):
+            for permission in subject:
+                permission.disturbed = True
 
     def handle_deadline(self, now: float, item: Timed) -> None:
         """The time of a permission or a channel has come."""
@@ -267,7 +332,13 @@ class Peers:
             assert isinstance(item, Permission)
             self._permission_due(now, item)
 
-    def poll_output(self) -> Ask | Frame | Indicate | Suspect | PeerRefused | Deliver | None:
+    def flush(self) -> None:
+        """Ask for the permissions whose time has come, many with each request (RFC 8656 §10.1)."""
+        due, self._due = self._due, []
+        for start in range(0, len(due), BATCH):
+            self._ask_permissions(tuple(due[start : start + BATCH]))
+
+    def poll_output(self) -> PeersOutput | None:
         return self._outputs.popleft() if self._outputs else None
 
     # --------------------------------------------------------------------------------------------------- permissions
@@ -278,40 +349,56 @@ class Peers:
         if permission is None:
             if len(self._permissions) >= MAX_HOSTS:
                 return None
-            permission = self._permissions[host] = Permission(host)
-            if (":" in host) != self._ipv6:
+            link = self._link(host)
+            if link is None:
                 # RFC 8656 §10.2: what the server would answer.
+                permission = self._permissions[host] = Permission(next(iter(self._links.values())), host)
                 permission.refused = 443
                 self._deadlines.arm(permission, now + RETRY_REFUSED)
+            else:
+                permission = self._permissions[host] = Permission(link, host)
         if now >= permission.until and not (permission.asked or permission.by_channel or permission.refused):
-            self._ask_permission(permission)
+            self._ask_permissions((permission,))
         return permission
 
-    def _ask_permission(self, permission: Permission) -> None:
-        self._deadlines.arm(permission, None)
-        permission.asked = True
-        permission.disturbed = False
-        self._outputs.append(Ask(Method.CREATE_PERMISSION, {"XOR-PEER-ADDRESS": (permission.host, 0)}, permission))
+    def _link(self, host: str) -> int | None:
+        return self._links.get(6 if ":" in host else 4)
+
+    def _living(self, permissions: tuple[Permission, ...]) -> list[Permission]:
+        """Those that have not gone with their relayed address."""
+        return [permission for permission in permissions if self._permissions.get(permission.host) is permission]
+
+    def _ask_permissions(self, permissions: tuple[Permission, ...]) -> None:
+        for permission in permissions:
+            self._deadlines.arm(permission, None)
+            permission.asked = True
+            permission.disturbed = False
+        hosts = Several((permission.host, 0) for permission in permissions)
+        self._outputs.append(Ask(Method.CREATE_PERMISSION, {"XOR-PEER-ADDRESS": hosts}, permissions))
 
     def _permission_due(self, now: float, permission: Permission) -> None:
         if permission.refused:
             del self._permissions[permission.host]
         else:
-            self._ask_permission(permission)
+            self._due.append(permission)
 
     def _granted(self, now: float, permission: Permission, started: float) -> None:
+        new = now >= permission.until
         permission.until = max(permission.until, started + PERMISSION_LIFETIME)
         permission.refused = 0
         permission.by_channel = False
         if not permission.asked:
-            self._deadlines.arm(permission, max(started + PERMISSION_REFRESH, now + FLOOR))
+            due = started + PERMISSION_REFRESH
+            self._deadlines.arm(permission, max(due - (due - self._started) % PERMISSION_GRID, now + FLOOR))
+        if new:
+            self._outputs.append(Permitted(permission.link, permission.host))
         waiting, permission.waiting = permission.waiting, []
-        for peer, data in waiting:
-            # A check may come twice and repairs a loss so; data is repeated only if the server had to drop it.
-            if permission.disturbed or is_stun(data):
+        if permission.disturbed:
+            # The server had to drop it. Checks are not among it: those the parent repeats.
+            for peer, data in waiting:
                 self.send(now, peer, data)
 
-    def _permission_refused(self, now: float, permission: Permission, code: int, response: Message) -> None:
+    def _permission_refused(self, now: float, permission: Permission, code: int, response: Message | None) -> None:
         permission.asked = False
         if code == 400:
             # What coturn says of an allocation that it has lost.
@@ -335,7 +422,7 @@ class Peers:
         self._deadlines.arm(permission, now + RETRY_REFUSED)
 
     def _tell_refusal(self, permission: Permission, peer: Address) -> None:
-        self._outputs.append(PeerRefused(self._relay_link, peer, permission.refused, permission.response))
+        self._outputs.append(PeerRefused(permission.link, peer, permission.refused, permission.response))
 
     # ------------------------------------------------------------------------------------------------------ channels
 
@@ -343,17 +430,17 @@ class Peers:
         """Ask for a channel, unless it has just failed or there are no numbers left; whether that is under way."""
         channel = self._channels.get(peer)
         if channel is None:
-            number = self._new_number()
-            if number is None:
+            link = self._link(peer[0])
+            if link is None or (number := self._new_number()) is None:
                 return False
-            channel = self._channels[peer] = self._numbers[number] = Channel(number, peer)
+            channel = self._channels[peer] = self._numbers[number] = Channel(link, number, peer)
         if not channel.asked and now >= channel.ask_at:
             self._ask_channel(now, channel)
         return channel.asked
 
     def _bind_all(self, now: float, permission: Permission) -> bool:
-        """Ask for channels to the peers that packets wait for."""
-        return any([self._bind(now, peer) for peer in sorted({peer for peer, _ in permission.waiting})])
+        """Ask for channels to the peers that something was sent to."""
+        return any([self._bind(now, peer) for peer in sorted(permission.addresses)[:MAX_WAITING]])
 
     def _new_number(self) -> int | None:
         if self._next_number <= CHANNEL_MAX:
@@ -376,7 +463,7 @@ class Peers:
         self._deadlines.arm(channel, channel.ask_at)
         # RFC 8656 §12.3: the permission is renewed by the way; it may be there again after its own requests were lost.
         host = channel.peer[0]
-        permission = self._permissions.setdefault(host, Permission(host))
+        permission = self._permissions.setdefault(host, Permission(channel.link, host))
         permission.addresses.add(channel.peer)
         self._granted(now, permission, started)
 
@@ -402,3 +489,23 @@ class Peers:
             self._ask_channel(now, channel)
         else:
             self._deadlines.arm(channel, channel.lapses + CHANNEL_COOL_DOWN)
+
+
+PeersOutput = Ask | Frame | Indicate | Suspect | Permitted | PeerRefused | PeerUnreachable | Deliver
+
+_PORT_UNREACHABLE = {(False, 3, 3), (True, 1, 4)}
+_TOO_BIG = (False, 3, 4)
+
+
+def _icmp_reason(ipv6: bool, icmp_type: int, code: int) -> Reason | None:
+    """Why an ICMP error ends the hope of reaching a peer; None if it does not (RFC 1122 §3.2.2, RFC 4443 §3).
+
+    Destination unreachable does; a datagram that is too big, or has met too many routers on a path that may change, or
+    was malformed, says nothing about the peer.
+    """
+    kind = (ipv6, icmp_type, code)
+    if kind in _PORT_UNREACHABLE:
+        return Reason.REFUSED
+    if icmp_type == (1 if ipv6 else 3) and kind != _TOO_BIG:
+        return Reason.UNREACHABLE
+    return None

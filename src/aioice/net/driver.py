@@ -13,8 +13,10 @@ from aioice.core.machine import (
     Accept,
     Address,
     Close,
+    CredentialsFetched,
     Deliver,
     Done,
+    FetchCredentials,
     LinkClosed,
     Notify,
     Opened,
@@ -404,6 +406,19 @@ class Driver:
         if not self._closed:
             self.report(Resolved(output.query, addresses))
 
+    def _fetch_credentials(self, output: FetchCredentials) -> None:
+        self._start(self._fetch(output))
+
+    async def _fetch(self, output: FetchCredentials) -> None:
+        try:
+            report = CredentialsFetched(output.query, *await self.host.fetch_credentials(output.server))
+        except Exception as exc:
+            # The application's own fault or its server's: told where it looks for it.
+            why = f"the callback for the credentials failed: {type(exc).__name__} {ascii(str(exc))[:200]}"
+            report = CredentialsFetched(output.query, None, None, None, why)
+        if not self._closed:
+            self.report(report)
+
     def _emit(self, output: Output) -> None:
         try:
             self._on_output(output)
@@ -424,6 +439,7 @@ _HANDLERS: dict[type, Callable[[Driver, Any], None]] = {
     OpenRelay: Driver._open_relay,
     Close: Driver._close_link,
     Resolve: Driver._resolve,
+    FetchCredentials: Driver._fetch_credentials,
     Accept: Driver._emit,
     Revoke: Driver._emit,
     Route: Driver._emit,

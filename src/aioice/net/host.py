@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_udp
+from .udp import open_udp, own_network
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from aioice.core.machine import Address
 
@@ -78,17 +78,23 @@ class Host(Protocol):
     async def resolve(self, name: str) -> tuple[str, ...]:
         """The addresses of ``name``, in the order of preference; none if there are none. Does not raise."""
 
+    async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
+        """User name and password for the server of this number, and when they end, by the loop's clock; may raise."""
+
 
 class AsyncioHost:
     """This machine's sockets on an asyncio loop.
 
-    ``resolver`` looks mDNS names up, which the system's resolver often cannot.
+    ``resolver`` looks mDNS names up, which the system's resolver often cannot; ``ssl_contexts`` has those that are for
+    one server, by the name in its certificate and the port; ``credentials`` are asked for by the number of the server.
     """
 
     __slots__ = (
         "_loop",
         "_ssl_context",
+        "_ssl_contexts",
         "_resolver",
+        "_credentials",
         "_has_readers",
     )
 
@@ -98,10 +104,14 @@ class AsyncioHost:
         *,
         ssl_context: ssl.SSLContext | None = None,
         resolver: Callable[[str], Awaitable[tuple[str, ...]]] | None = None,
+        ssl_contexts: Mapping[Address, ssl.SSLContext] | None = None,
+        credentials: Callable[[int], Awaitable[tuple[str, str, float | None]]] | None = None,
     ) -> None:
         self._loop = loop
         self._ssl_context = ssl_context
+        self._ssl_contexts = ssl_contexts
         self._resolver = resolver
+        self._credentials = credentials
         self._has_readers = True
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
@@ -118,7 +128,9 @@ class AsyncioHost:
         self, protocol: asyncio.DatagramProtocol, peer: Address, server_name: str | None
     ) -> asyncio.DatagramTransport:
         context = None
-        if server_name is not None:
+        if server_name is not None and self._ssl_contexts:
+            context = self._ssl_contexts.get((server_name, peer[1]))
+        if server_name is not None and context is None:
             if self._ssl_context is None:
                 self._ssl_context = ssl.create_default_context()
             context = self._ssl_context
@@ -132,7 +144,16 @@ class AsyncioHost:
             return (literal,)
         if name.rstrip(".").lower().endswith(".local"):
             return _usable(await self._resolver(name)) if self._resolver is not None else ()
+        network = own_network(self._loop)
+        if network is not None:
+            return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)
+
+
+    async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
+        if self._credentials is None:
+            raise LookupError("nobody has them")
+        return await self._credentials(server)
 
 
 class _Lookups:

@@ -15,7 +15,7 @@ import struct
 import sys
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,14 +116,37 @@ def bind_udp(host: str, port: int = 0, *, error_queue: bool = False) -> socket.s
     return sock
 
 
+class OwnNetwork(Protocol):
+    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`."""
+
+    def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
+        """As the function of this name."""
+
+    def open_multicast(self, group: str, port: int, interface: str | int) -> Any:
+        """A member of a multicast group on one interface (its address or index): a ``sock`` for
+        ``create_datagram_endpoint`` of that loop. Raises :exc:`OSError`."""
+
+    async def resolve(self, name: str) -> tuple[str, ...]:
+        """The addresses of a name, none if there are none."""
+
+
+def own_network(loop: asyncio.AbstractEventLoop) -> OwnNetwork | None:
+    """The network of a loop that has one; None where it is the system's."""
+    network: OwnNetwork | None = getattr(loop, "aioice_network", None)
+    return network
+
+
 def open_udp(
     loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
-) -> UdpTransport:
+) -> asyncio.DatagramTransport:
     """Bind and start to read; ``protocol.connection_made`` has been called when this returns.
 
     Raises :exc:`OSError` when the address cannot be bound, :exc:`NotImplementedError` when the loop has no readers
     (then use :func:`~aioice.net.endpoint.open_endpoint`).
     """
+    network = own_network(loop)
+    if network is not None:
+        return network.open_udp(protocol, host, port)
     sock = bind_udp(host, port, error_queue=HAS_ERROR_QUEUE)
     try:
         return UdpTransport(loop, sock, protocol)
