@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from . import agent, gathering, machine
+from . import agent, gathering, machine, rewrites, servers
 from .address import canonical_host
 from .candidate import Candidate
 from .machine import Reason
@@ -34,6 +34,9 @@ _HOSTS = {"host", "name", "server_name"}
 #: What is application data, where ``data`` is not a datagram or a frame.
 _PAYLOADS = {"relay", "Deliver"}
 
+#: Sets, which JSON does not know.
+_SETS = {"candidate_types"}
+
 _ZEROS = re.compile(b"\\0{16,}")
 
 
@@ -52,7 +55,7 @@ class Coder:
         if isinstance(value, int):
             return int(value)
         if isinstance(value, str):
-            return self._text(value, key) if type(value) is str else str(value)
+            return self._text(value, key, owner) if type(value) is str else str(value)
         if isinstance(value, bytes):
             return {"bytes": pack(self._bytes(value, key, owner))}
         if isinstance(value, Candidate):
@@ -60,6 +63,8 @@ class Coder:
         fields = getattr(value, "_fields", None)
         if isinstance(value, tuple) and fields is not None:
             return self._record(type(value).__name__, dict(zip(fields, value, strict=True)))
+        if isinstance(value, frozenset):
+            return sorted(value)
         if isinstance(value, tuple | list):
             return [self.encode(item, key, owner) for item in value]
         return self._record(type(value).__name__, {name: getattr(value, name) for name in _slots(value)})
@@ -76,11 +81,13 @@ class Coder:
                 self.names.learn(values[key])
         return {key: self.encode(value, key, owner) for key, value in values.items()}
 
-    def _text(self, text: str, key: str) -> str:
+    def _text(self, text: str, key: str, owner: str) -> str:
         if key in _SECRETS:
             return self.names.secret(text)
         if key == "foundation":
             return self.names.foundation(text)
+        if owner == "AddressRewrite" and "/" in text:
+            return self.names.network(text)
         if key in _HOSTS or _is_address(text):
             return self.names.host(text)
         return self.names.text(text)
@@ -102,7 +109,7 @@ class Coder:
     def decode(self, value: Any, key: str = "") -> Any:
         """What :meth:`encode` has made from an input; ValueError for everything else."""
         if isinstance(value, list):
-            return tuple(self.decode(item) for item in value)
+            return (frozenset if key in _SETS else tuple)(self.decode(item) for item in value)
         if not isinstance(value, dict):
             return Reason(value) if key == "reason" and isinstance(value, str) else value
         if "bytes" in value:
@@ -124,7 +131,7 @@ class Coder:
 #: The records that are part of inputs.
 _RECORDS: dict[str, Any] = {
     name: kind
-    for module in (machine, gathering, agent)
+    for module in (machine, servers, rewrites, gathering, agent)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 }

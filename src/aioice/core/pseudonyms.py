@@ -89,6 +89,10 @@ class Names:
     def host(self, host: str) -> str:
         return host
 
+    def network(self, network: str) -> str:
+        """A network that addresses are held against, as ``10.0.0.0/8``."""
+        return network
+
     def packet(self, data: bytes) -> bytes:
         return data
 
@@ -151,6 +155,8 @@ class Pseudonyms(Names):
         self._users: list[tuple[str, str]] = []
         self._foundations = Foundations(reading=False) if addresses else None
         self._hosts: dict[str, str] = {}
+        #: Networks whose hosts stay in them: family, prefix, bits behind it.
+        self._networks: list[tuple[int, int, int]] = []
 
     # --------------------------------------------------------------------------------------------------------- secrets
 
@@ -227,13 +233,27 @@ class Pseudonyms(Names):
                 self._hosts[spelled] = known
         return known
 
-    @staticmethod
-    def _other_host(host: str, number: int) -> str:
+    def network(self, network: str) -> str:
+        """It stays as it is, and the addresses in it stay in it: else nobody could tell which are."""
+        host, _, bits = network.partition("/")
+        try:
+            family, value = parse_host(canonical_host(host))
+            behind = (32 if family == IPV4 else 128) - int(bits)
+            self._networks.append((family, value >> behind, behind))
+        except ValueError:
+            return self.text(network)
+        return network
+
+    def _other_host(self, host: str, number: int) -> str:
         try:
             family, value = parse_host(host)
         except ValueError:
             is_text = re.fullmatch(r"[\d.:]*", host) or host.lower().rstrip(".").endswith(".local")
             return host if is_text else f"host-{number}.invalid"
+        for kind, prefix, behind in self._networks:
+            if kind == family and value >> behind == prefix:
+                other = (prefix << behind) + number % (1 << behind)
+                return ipv4_text(other) if family == IPV4 else ipv6_text(other)
         if family == IPV4:
             return _other_ipv4(host, value, number)
         return host if value in (0, 1) else ipv6_text(_ipv6_network(value) + number)

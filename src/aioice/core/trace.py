@@ -30,6 +30,7 @@ DATAGRAM = "aioice:datagram"
 REPORT = "aioice:report"
 TIMEOUT = "aioice:timeout"
 RANDOM = "aioice:random"
+FILTER = "aioice:filter"
 RAISED = "aioice:raised"
 OUTPUT = "aioice:output"
 DROP = "aioice:drop"
@@ -69,13 +70,17 @@ class Recording:
         self._drops: dict[str, int] = {}
         self._ended = False
         values = {
-            "config": config,
+            "config": config._replace(remote_filter=None),
             "local_username": local_username,
             "local_password": local_password,
             "tunables": tunables,
         }
         session = self._coder.fields(values, "session")
-        self._note(SESSION, {"version": VERSION, "hidden_addresses": hide_addresses, **session})
+        told = {"version": VERSION, "hidden_addresses": hide_addresses, "filtered": config.remote_filter is not None}
+        self._note(SESSION, {**told, **session})
+        if config.remote_filter is not None:
+            self._allows = config.remote_filter
+            config = config._replace(remote_filter=self._filter)
         self.machine = Agent(config, self._random, local_username, local_password, tunables)
 
     # -------------------------------------------------------------------------------------------------------- what goes
@@ -123,6 +128,12 @@ class Recording:
         data = self._draw(size)
         self._note(RANDOM, {"bytes": data.hex()})
         return data
+
+    def _filter(self, host: str) -> bool:
+        """What the application says is an input, too."""
+        allowed = self._allows(host)
+        self._note(FILTER, {"host": self._coder.encode(host), "allowed": bool(allowed)})
+        return allowed
 
     # -------------------------------------------------------------------------------------------------- what comes out
 
@@ -173,7 +184,7 @@ class ReplayError(ValueError):
 class Step:
     """One input, and what belongs to it."""
 
-    __slots__ = ("time", "name", "data", "drawn", "outputs", "raised")
+    __slots__ = ("time", "name", "data", "drawn", "allowed", "outputs", "raised")
 
     def __init__(self, event: Event) -> None:
         self.time: float = event["time"]
@@ -181,6 +192,8 @@ class Step:
         self.data: dict[str, Any] = event["data"]
         #: Random bytes.
         self.drawn: list[str] = []
+        #: What the application's filter said of addresses of the peer.
+        self.allowed: list[bool] = []
         #: Outputs that were taken before the next input, as they stand in the trace.
         self.outputs: list[dict[str, Any]] = []
         self.raised = False
@@ -203,6 +216,8 @@ def steps(events: Iterable[Event]) -> Iterator[Step]:
             raise ReplayError("a trace begins with its session")
         elif name == RANDOM:
             step.drawn.append(data.get("bytes", ""))
+        elif name == FILTER:
+            step.allowed.append(data.get("allowed") is True)
         elif name == OUTPUT:
             step.outputs.append(data)
         elif name == RAISED:
@@ -218,6 +233,7 @@ class Replay:
     def __init__(self, events: Iterable[Event]) -> None:
         self._steps = steps(events)
         self._drawn: deque[bytes] = deque()
+        self._allowed: deque[bool] = deque()
         self._coder = Coder(Names())
         #: The inputs and outputs so far.
         self.inputs = 0
@@ -239,6 +255,8 @@ class Replay:
         self._take(session)
         try:
             config, tunables = self._coder.decode(data["config"]), self._coder.decode(data["tunables"])
+            if data.get("filtered"):
+                config = config._replace(remote_filter=self._filter)
             return Agent(config, self._random, data["local_username"], data["local_password"], tunables)
         except ReplayError:
             raise
@@ -295,6 +313,7 @@ class Replay:
             self.agent.handle_timeout(self.now)
 
     def _take(self, step: Step) -> None:
+        self._allowed = deque(step.allowed)
         try:
             self._drawn.extend(bytes.fromhex(text) for text in step.drawn)
         except (TypeError, ValueError):
@@ -306,6 +325,11 @@ class Replay:
                 f"after input {self.inputs} the agent draws {size} random bytes that it did not draw before"
             )
         return self._drawn.popleft()
+
+    def _filter(self, host: str) -> bool:
+        if not self._allowed:
+            raise ReplayError(f"after input {self.inputs} the agent asks for an address that it did not ask for before")
+        return self._allowed.popleft()
 
     def _check(self, step: Step) -> None:
         for recorded in step.outputs:
