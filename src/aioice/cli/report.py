@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .story import Story
 
-_WIDTH, _HEIGHT, _LEFT, _TOP = 960, 180, 70, 20
+_WIDTH, _HEIGHT, _LEFT, _TOP = 960, 180, 80, 20
 _LANES = ("gathering", "checks", "selection", "consent", "state", "trouble")
 _COLOURS = {
     "gathering": "#3b7dd8",
@@ -24,8 +24,6 @@ _COLOURS = {
     "trouble": "#c0392b",
 }
 _SERIES = ("#3b7dd8", "#2e9e5b", "#c58a00", "#8a63d2", "#c0392b", "#16858a")
-#: Texts beside the marks of the timeline, and lines below it.
-_MARKS = 600
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 2rem auto; max-width: 64rem;
@@ -35,8 +33,8 @@ h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
 .sub { color: #666; margin-top: 0 }
 table { border-collapse: collapse; font-size: .86rem; width: 100% }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #e4e4e4; vertical-align: top;
-  overflow-wrap: anywhere }
-th { color: #666; font-weight: 600 }
+  overflow-wrap: break-word }
+th { color: #666; font-weight: 600; white-space: nowrap }
 td.time { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .finding { border-left: 4px solid #c0392b; background: #fbf3f2; padding: .6rem 1rem; margin: .6rem 0 }
 .finding.weak { border-color: #c58a00; background: #fcf8ee }
@@ -44,6 +42,7 @@ td.time { text-align: right; white-space: nowrap; font-variant-numeric: tabular-
 .finding code { color: #666; font-weight: 400 }
 .finding p { margin: .2rem 0; font-size: .9rem }
 .good { border-left: 4px solid #2e9e5b; background: #f0f8f3; padding: .6rem 1rem }
+table.lines td { overflow-wrap: anywhere }
 .key { font-size: .8rem; color: #444; margin-right: 1rem }
 svg { width: 100%; height: auto; background: #fafafa; border: 1px solid #e4e4e4 }
 """
@@ -54,6 +53,7 @@ def page(story: Story) -> str:
     header = story.trace.header.get("trace")
     point = header.get("vantage_point") if isinstance(header, dict) else None
     origin = point.get("name", "") if isinstance(point, dict) else ""
+    zoom = 0 < 4 * story.settled < story.end
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -65,7 +65,8 @@ def page(story: Story) -> str:
         "<h2>Findings</h2>",
         _findings(story),
         "<h2>Timeline</h2>",
-        _timeline(story),
+        _timeline(story, story.end),
+        *([f"<h2>Until {story.settled:.0f} ms</h2>", _timeline(story, story.settled)] if zoom else []),
         "<h2>Candidate pairs</h2>",
         _table(PAIR_HEADERS, story.pair_rows) if story.pair_rows else "<p>There were none.</p>",
         "<h2>Round-trip time</h2>",
@@ -111,7 +112,8 @@ def _lines(story: Story) -> str:
         f"<td>{_text(line.text)}</td></tr>"
         for line in story.lines
     )
-    return f"<table><tbody>{rows}</tbody></table>"
+    omitted = f"<p>{story.lines.omitted} lines in the middle are left out.</p>" if story.lines.omitted else ""
+    return f'{omitted}<table class="lines"><tbody>{rows}</tbody></table>'
 
 
 # ------------------------------------------------------------------------------------------------------------ drawings
@@ -138,18 +140,18 @@ def _svg(height: int, label: str, content: str) -> str:
     )
 
 
-def _timeline(story: Story) -> str:
+def _timeline(story: Story, end: float) -> str:
     height = _TOP + 30 * len(_LANES) + 30
-    marks = [_axis(story.end, height)]
+    marks = [_axis(end, height)]
     for number, lane in enumerate(_LANES):
         y = _TOP + 30 * number + 15
         marks.append(f'<text x="6" y="{y + 4}" font-size="12" fill="{_COLOURS[lane]}">{lane}</text>')
         marks.append(f'<line x1="{_LEFT}" y1="{y}" x2="{_WIDTH - 20}" y2="{y}" stroke="#d8d8d8"/>')
-    for line in story.lines[:_MARKS]:
+    for line in [line for line in story.lines if line.time <= end]:
         y = _TOP + 30 * _LANES.index(line.kind) + 15
         told = f"{line.time:.1f} ms: {_text(line.text)}"
         marks.append(
-            f'<circle cx="{_x(line.time, story.end)}" cy="{y}" r="5" fill="{_COLOURS[line.kind]}" fill-opacity=".75">'
+            f'<circle cx="{_x(line.time, end)}" cy="{y}" r="5" fill="{_COLOURS[line.kind]}" fill-opacity=".75">'
             f"<title>{told}</title></circle>"
         )
     return _svg(height, "timeline", "".join(marks))

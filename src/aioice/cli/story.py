@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..core.checklist import PairState
 from ..core.diagnosis import STALL, examine
 from ..core.trace import DATAGRAM, REPORT, VERB, Replay, ReplayError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..core.checklist import Pair
     from ..core.diagnosis import Finding
     from ..core.trace import Step
     from ..trace import Trace
 
+T = TypeVar("T")
+
 #: Lines of a story and points of a plot; a hostile trace has more.
 MAX_LINES = 2000
 MAX_POINTS = 5000
+
+
+class Ends(Generic[T]):
+    """The first and the last of many items."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit // 2
+        self._first: list[T] = []
+        self._last: deque[T] = deque(maxlen=self._limit)
+        #: How many between them are not kept.
+        self.omitted = 0
+
+    def append(self, item: T) -> None:
+        if len(self._first) < self._limit:
+            self._first.append(item)
+        else:
+            self.omitted += len(self._last) == self._limit
+            self._last.append(item)
+
+    @property
+    def last(self) -> T | None:
+        return self._last[-1] if self._last else self._first[-1] if self._first else None
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self._first
+        yield from self._last
 
 
 class Line:
@@ -36,11 +67,11 @@ class Story:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.lines: list[Line] = []
+        self.lines: Ends[Line] = Ends(MAX_LINES)
         #: Milliseconds, pair and seconds.
-        self.round_trips: list[tuple[float, str, float]] = []
+        self.round_trips: Ends[tuple[float, str, float]] = Ends(MAX_POINTS)
         #: Milliseconds, requests without an answer so far.
-        self.unanswered: list[tuple[float, int]] = []
+        self.unanswered: Ends[tuple[float, int]] = Ends(MAX_POINTS)
         self.difference = ""
         self.stall = 0.0
         self.inputs = self.outputs = 0
@@ -48,6 +79,9 @@ class Story:
         self._responses: dict[int, int] = {}
         self._states: dict[int, tuple[Any, ...]] = {}
         self._checked = 0
+        self._consent: dict[int, int] = {}
+        #: When the session had settled, in milliseconds; 0 if it never did.
+        self.settled = 0.0
         self.replay: Replay | None = None
         self._run()
 
@@ -62,8 +96,7 @@ class Story:
             self.inputs, self.outputs = self.replay.inputs, self.replay.outputs
 
     def _tell(self, time: float, kind: str, text: str) -> None:
-        if len(self.lines) < MAX_LINES:
-            self.lines.append(Line(time, kind, text))
+        self.lines.append(Line(time, kind, text))
 
     @property
     def findings(self) -> list[Finding]:
@@ -115,6 +148,8 @@ class Story:
         elif kind == "StateChanged":
             reason = f": {event['reason']}" if event.get("reason") else ""
             self._tell(time, "state", f"{event.get('state')}{reason}")
+            if event.get("state") in ("completed", "failed") and not self.settled:
+                self.settled = time
         elif kind == "SelectedPair":
             rank = "nominated" if event.get("nominated") else "first valid"
             lines = [_ends(event.get(side)) for side in ("local", "remote")]
@@ -131,8 +166,11 @@ class Story:
             key = id(pair)
             if answered and pair.responses_received != self._responses.get(key, 0):
                 self._responses[key] = pair.responses_received
-                if pair.rtt is not None and len(self.round_trips) < MAX_POINTS:
+                if pair.rtt is not None:
                     self.round_trips.append((time, pair_text(pair), pair.rtt))
+            if pair.consent_requests_sent != self._consent.get(key, 0):
+                self._consent[key] = pair.consent_requests_sent
+                self._tell(time, "consent", f"{pair_text(pair)} is asked for consent")
             state = (pair.state, pair.why_failed)
             if state != self._states.get(key):
                 self._states[key] = state
@@ -141,9 +179,9 @@ class Story:
                     self._tell(time, "checks", f"{pair_text(pair)} {pair.state}{why}")
         if requests != self._checked or answered:
             self._checked = requests
-            point = (time, max(0, requests - responses))
-            if len(self.unanswered) < MAX_POINTS and (not self.unanswered or self.unanswered[-1][1] != point[1]):
-                self.unanswered.append(point)
+            number = max(0, requests - responses)
+            if self.unanswered.last is None or self.unanswered.last[1] != number:
+                self.unanswered.append((time, number))
 
     # ------------------------------------------------------------------------------------------------------- the result
 

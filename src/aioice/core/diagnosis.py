@@ -303,7 +303,7 @@ class _Examination:
             )
             yield Finding(
                 code,
-                (82 if relay else 60) if self.stuck else 30,
+                (84 if relay else 60) if self.stuck else 30,
                 f"the {'TURN' if relay else 'STUN'} server {_shown(report.url)} {did}{answer}{lost}",
                 (f"{report.transport}{where}: {report.verdict}{f', {report.detail}' if report.detail else ''}",),
                 advice,
