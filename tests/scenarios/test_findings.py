@@ -94,6 +94,14 @@ class TestCandidates:
         world.run(until=world.now + PATIENCE + 1)
         assert codes(peer) == ["no-remote-candidates"]
         assert reason_of(peer) == findings(peer)[0].cause
+        peer.close()
+        assert codes(peer) == ["no-remote-candidates"], "also when the failed connection has been closed"
+
+    def test_closed_too_soon(self) -> None:
+        """Nobody has waited for the peer's candidates."""
+        _, peer, _ = puppeteer()
+        peer.close()
+        assert codes(peer) == []
 
     def test_names_only(self) -> None:
         world, peer, _ = puppeteer()

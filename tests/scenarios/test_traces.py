@@ -104,7 +104,7 @@ def test_behind_nats() -> None:
     world.names["stun.example.org"] = (STUN[0],)
     kind = "address-dependent"
     _, left = behind(world, "203.0.113.1", "10.0.0.2", mapping=kind)
-    _, right = behind(world, "203.0.113.2", "10.0.1.2")
+    _, right = behind(world, "203.0.113.2", "10.0.1.2", filtering="endpoint-independent")
     talked(pair(world, hosts=(left, right), stun_server=StunServer("stun.example.org", STUN[1])))
 
 

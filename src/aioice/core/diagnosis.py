@@ -109,6 +109,8 @@ class _Examination:
             ConnectionState.CLOSED,
         )
         self.ended = agent.state in (ConnectionState.FAILED, ConnectionState.CLOSED)
+        #: It has given up; it may have been closed since.
+        self.failed = self.ended and self.generation.checking_since is not None and not self.generation.checking
 
     def findings(self) -> Iterator[Finding]:
         if self.stuck:
@@ -126,7 +128,7 @@ class _Examination:
     # ------------------------------------------------------------------------------------------------------ candidates
 
     def _candidates(self) -> Iterator[Finding]:
-        failed = self.agent.state is ConnectionState.FAILED
+        failed = self.failed
         if failed and not self.local:
             relay = " but those of a relay were allowed" if self.agent.config.relay_only else ""
             yield Finding(
