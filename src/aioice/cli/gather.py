@@ -49,6 +49,9 @@ def run(options: argparse.Namespace) -> int:
         complain(str(exc))
         return USAGE
     candidates, reports = asyncio.run(_gather(servers))
+    # A server that has no relay of the other family has all that it is asked for.
+    answering = {report.url for report in reports if str(report.verdict) == "answered"}
+    fine = [report.url in answering or str(report.verdict) in _FINE for report in reports]
     if options.json:
         print_json({"candidates": [c.to_sdp() for c in candidates], "servers": [_as_json(r) for r in reports]})
     else:
@@ -68,10 +71,9 @@ def run(options: argparse.Namespace) -> int:
             print_table(
                 ("server", "over", "address", "verdict", "round trip", "detail"),
                 [_row(report) for report in reports],
-                [str(report.verdict) in _FINE for report in reports],
+                fine,
             )
-    fine = candidates and all(str(report.verdict) in _FINE for report in reports)
-    return SUCCESS if fine else FAILURE
+    return SUCCESS if candidates and all(fine) else FAILURE
 
 
 async def _gather(servers: list[IceServer]) -> tuple[list[Any], list[ServerReport]]:
