@@ -66,7 +66,7 @@ class Flow:
         if self.sent > self.arrived:
             self.waiter = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait_for(self.waiter, 1)
+                await asyncio.wait_for(self.waiter, 0.05)
             except TimeoutError:
                 self.sent = self.arrived  # lost on the way
 

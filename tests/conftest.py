@@ -7,10 +7,15 @@ import inspect
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from aioice import ice
 
 pytest_plugins = ["aioice.pytest_plugin"]
+
+# A busy machine is no fault of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 #: No test needs nearly as long: a hanging one fails with a traceback that shows where it waits.
 TIME_LIMIT = 60

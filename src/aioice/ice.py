@@ -34,12 +34,13 @@ from .core.events import (
 from .core.gathering import BaseLost, Found, Gathered, Withdrawn
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
+from .core.sending import NOTHING
 from .core.servers import StunServer, TurnServer
 from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
 from .net.queue import ReceiveQueue
-from .net.udp import HIGH_WATER
+from .net.sender import HIGH_WATER
 from .protocol import ServerProtocol, StunProtocol
 from .utils import random_string
 
@@ -49,8 +50,10 @@ if TYPE_CHECKING:
 
     from .core.diagnosis import Finding
     from .core.machine import Address, Output
-    from .net.udp import Buffer
     from .core.servers import ServerReport
+    from .mdns import Publication
+    from .net.interfaces import Addresses, HostFilter, Interfaces
+    from .net.sender import Buffer
     from .policy import AddressRewrite, RemoteFilter
     from .servers import IceServer
 
@@ -114,29 +117,26 @@ def candidate_pair_priority(local: Candidate, remote: Candidate, ice_controlling
 
 
 def get_host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-    """The addresses of this machine's interfaces, without loopback and link-local IPv6 ones."""
-    import ifaddr
+    """The addresses of this machine from which host candidates are gathered, the best first (RFC 8445 §5.1.1.1).
 
-    addresses = []
-    for adapter in ifaddr.get_adapters():
-        for ip in adapter.ips:
-            if isinstance(ip.ip, str):
-                if use_ipv4 and not ip.ip.startswith("127."):
-                    addresses.append(ip.ip)
-            elif use_ipv6 and ip.ip[0] != "::1" and ip.ip[2] == 0:
-                addresses.append(ip.ip[0])
-    return addresses
+    Programs replace it to choose others. Left out are loopback, IPv4-mapped, IPv4-compatible, site-local, deprecated
+    and tentative addresses, and beside a temporary IPv6 address (RFC 8981) the others of the same interface and prefix.
+    Link-local IPv6 addresses, with their zone, are there only if there is nothing else. Where the system does not
+    tell its addresses, these are those of the default routes.
+    """
+    from .net.interfaces import host_addresses
+
+    return host_addresses(use_ipv4, use_ipv6)
+
+
+_GET_HOST_ADDRESSES = get_host_addresses
 
 
 def get_interface_names() -> dict[str, str]:
     """The names of the interfaces by their addresses."""
-    import ifaddr
+    from .net.interfaces import list_addresses
 
-    return {
-        ip.ip if isinstance(ip.ip, str) else ip.ip[0]: adapter.name
-        for adapter in ifaddr.get_adapters()
-        for ip in adapter.ips
-    }
+    return {str(local.address): local.interface for local in list_addresses()}
 
 
 def validate_username(value: str) -> None:
@@ -166,7 +166,7 @@ class CandidatePair:
     def open(self) -> CandidatePair:
         """The transport carries data from now on; one that does not gather what leaves together sends at once."""
         transport: Any = self.protocol.transport
-        self.send_soon = getattr(transport, "send_soon", transport.sendto)
+        self.send_soon = transport.send_soon if getattr(transport, "gathers", False) else transport.sendto
         return self
 
     @property
@@ -182,7 +182,8 @@ class CandidatePair:
         return (self.local_candidate.host, self.local_candidate.port)
 
     def __repr__(self) -> str:
-        return f"CandidatePair({self.local_addr} -> {self.remote_addr})"
+        remote = self.remote_candidate
+        return f"CandidatePair({self.local_addr} -> {(remote.host, remote.port)})"
 
 
 class Connection:
@@ -213,15 +214,26 @@ class Connection:
     :param ssl_context: For TURN over TLS, in place of the system's trust.
     :param trace: Record the session (:mod:`aioice.trace`): the path of a new file, or a function that gets each event.
     :param trace_hide_addresses: Whether hosts have pseudonyms in the trace, too.
-    :param receive_buffer: Bytes of received datagrams, each counted with 128 more, that wait for :meth:`recv`; what
-        comes on top is dropped and counted. 4 MiB if `None`.
-    :param send_buffer: Bytes that wait while a socket is blocked, before :meth:`send` waits too. 256 KiB if `None`.
+    :param interfaces: The interfaces whose addresses are used for host candidates, all if `None`: names, which may be
+        patterns (``["eth0", "wl*"]``), or a function that takes a name and tells (``lambda name: name != "docker0"``).
+    :param addresses: The addresses used for host candidates, all if `None`: IP addresses and networks
+        (``["192.0.2.0/24", "2001:db8::1"]``), or a function that takes an address and tells.
+    :param include_loopback: Gather candidates from loopback addresses, too.
+    :param port_range: The lowest and the highest port that the sockets of host candidates may have, any if `None`.
+        Sockets to TURN servers have other ports. See :meth:`gather_candidates` for what happens when it is used up.
+    :param hide_host_addresses: Show an mDNS name in place of each address of this host, and answer for the names until
+        the connection is closed (draft-ietf-mmusic-mdns-ice-candidates): peers on the same network find the address,
+        others and the signalling channel don't learn it. Where SDP has a default address in ``c=`` and ``m=``, put
+        ``0.0.0.0`` and port 9 there for such a candidate.
     :param ice_servers: STUN and TURN servers to ask beside ``stun_server`` and ``turn_server``: each an
         :class:`~aioice.servers.IceServer` or a mapping in the shape of W3C's RTCIceServer.
     :param candidate_types: The types of candidates to offer, of ``host``, ``srflx`` and ``relay``; all if `None`.
     :param address_rewrites: What the peer is told in place of, or beside, local addresses behind a 1:1 NAT.
     :param remote_filter: Says whether checks may be sent to an address of the peer; or the networks, such as
         ``10.0.0.0/8``, that are forbidden. Servers should forbid what only they can reach.
+    :param receive_buffer: Bytes of received datagrams, each counted with 128 more, that wait for :meth:`recv`; what
+        comes on top is dropped and counted. 4 MiB if `None`.
+    :param send_buffer: Bytes that wait while a socket is blocked, before :meth:`send` waits too. 256 KiB if `None`.
     :raises ValueError: for credentials or numbers that cannot be used.
     :raises OSError: when the trace cannot be written.
     """
@@ -266,6 +278,10 @@ class Connection:
         "_dropped",
         "_state_waiters",
         "_listeners",
+        "_host_filter",
+        "_ports",
+        "_hide_host_addresses",
+        "_publication",
         "__dict__",
         "__weakref__",
     )
@@ -296,12 +312,17 @@ class Connection:
         ssl_context: ssl.SSLContext | None = None,
         trace: str | os.PathLike[str] | Callable[[dict[str, Any]], object] | None = None,
         trace_hide_addresses: bool = False,
-        receive_buffer: int | None = None,
-        send_buffer: int | None = None,
+        interfaces: Interfaces | None = None,
+        addresses: Addresses | None = None,
+        include_loopback: bool = False,
+        port_range: tuple[int, int] | None = None,
+        hide_host_addresses: bool = False,
         ice_servers: Iterable[IceServer | Mapping[str, Any]] = (),
         candidate_types: Iterable[str] | None = None,
         address_rewrites: Iterable[AddressRewrite] = (),
         remote_filter: RemoteFilter | None = None,
+        receive_buffer: int | None = None,
+        send_buffer: int | None = None,
     ) -> None:
         if not 1 <= components <= 256:
             raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
@@ -311,6 +332,15 @@ class Connection:
             validate_username(local_username)
         if local_password is not None:
             validate_password(local_password)
+        self._host_filter: HostFilter | None = None
+        if not (interfaces is None and addresses is None and not include_loopback):
+            from .net.interfaces import HostFilter
+
+            self._host_filter = HostFilter(interfaces, addresses, include_loopback)
+        self._ports = None if port_range is None else _ports(port_range)
+        self._hide_host_addresses = hide_host_addresses
+        #: What answers for the names that stand for our addresses.
+        self._publication: Publication | None = None
         #: Whether the peer is an ICE-lite agent.
         self.remote_is_lite = False
         #: The peer's username fragment, to be set before :meth:`connect`.
@@ -376,7 +406,7 @@ class Connection:
         self._gather_task: asyncio.Future[None] | None = None
         #: What callers wait for: the gathering, or :meth:`close`.
         self._gathering: asyncio.Future[None] | None = None
-        self._gathered: dict[int, asyncio.Future[None]] = {}
+        self._gathered: Mapping[int, asyncio.Future[None]] = NOTHING
         self._queue = ReceiveQueue(RECEIVE_BUFFER if receive_buffer is None else receive_buffer)
         self._receiver: Callable[[bytes, int], object] | None = None
         #: What the transports are told of when they open.
@@ -384,8 +414,8 @@ class Connection:
         self._closed = False
         self._failure = ""
         #: By the protocols that are gone.
-        self._dropped: dict[str, int] = {}
-        self._state_waiters: list[asyncio.Future[None]] = []
+        self._dropped: Mapping[str, int] = NOTHING
+        self._state_waiters: tuple[asyncio.Future[None], ...] = ()
         self._listeners = Listeners()
 
     def _recorded_agent(self, trace: Any, told: str | None, hide_addresses: bool) -> Agent:
@@ -470,12 +500,10 @@ class Connection:
         from .core.stats import Traffic, collect
 
         traffic = {
-            protocol.link: Traffic(
+            protocol.link: Traffic.counted(
                 protocol.local_candidate.component,
-                getattr(protocol.transport, "packets_sent", None),
-                getattr(protocol.transport, "bytes_sent", None),
-                protocol.packets_received,
-                protocol.bytes_received,
+                getattr(protocol.transport, "sent", None),
+                protocol.received,
             )
             for protocol in self._protocols
             if protocol.link is not None
@@ -510,7 +538,8 @@ class Connection:
         Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
         it for about a second; what is found later still becomes a candidate. A second call waits for the first.
 
-        :raises ConnectionError: when the connection is closed.
+        :raises ConnectionError: when the connection is closed; when there is no candidate at all because no port of
+            ``port_range`` is free, which is only logged if there are others.
         """
         if self._closed:
             raise ConnectionError("Cannot gather candidates, the connection is closed")
@@ -573,21 +602,56 @@ class Connection:
 
     async def _gather(self) -> None:
         driver = self._running_driver()
-        driver.do(self._read_attributes)
+        self._read_attributes(driver.now())
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
-            addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
+            addresses = self._host_addresses()
         if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):
             driver.do(self._agent.set_interfaces, get_interface_names())
         components = self._components
         try:
-            await asyncio.gather(*(self._gather_component(component, addresses) for component in components))
+            gathering = [self._gather_component(component, addresses) for component in components]
+            if len(gathering) == 1:
+                await gathering[0]
+            else:
+                await asyncio.gather(*gathering)
         finally:
             if self._closed:
                 self._close_unadopted()
             else:
                 self._adopt_protocols()
                 driver.do(self._agent.end_gathering)
+        self._tell_ports_in_use()
+
+    def _host_addresses(self) -> list[str]:
+        use_ipv4, use_ipv6, chosen = self._use_ipv4, self._use_ipv6, self._host_filter
+        if chosen is not None and get_host_addresses is _GET_HOST_ADDRESSES:
+            from .net.interfaces import host_addresses
+
+            return host_addresses(use_ipv4, use_ipv6, chosen)
+        hosts = get_host_addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6)
+        return hosts if chosen is None else chosen.among(hosts)
+
+    async def _hide_hosts(self, addresses: list[str]) -> bool:
+        """Give them names before there is a candidate that could show them; False if we were closed meanwhile."""
+        if self._publication is None:
+            from .mdns import Publication
+
+            self._publication = Publication()
+        await self._publication.add([canonical_host(address.partition("%")[0]) for address in addresses])
+        if self._closed:
+            return False
+        self._running_driver().do(self._agent.hide, self._publication.names)
+        return True
+
+    def _tell_ports_in_use(self) -> None:
+        host = self._running_driver().host
+        exc = host.ports_in_use if isinstance(host, AsyncioHost) else None
+        if exc is None or self._closed:
+            return
+        logger.warning("%s A host candidate is missing: %s", self, exc.strerror)
+        if not self._local_candidates:
+            raise ConnectionError(exc.errno, f"Cannot gather candidates, {exc.strerror}")
 
     async def _gather_component(self, component: int, addresses: list[str]) -> None:
         told = await self.get_component_candidates(component=component, addresses=addresses)
@@ -607,10 +671,14 @@ class Connection:
             return []
         driver = self._running_driver()
         if not self._gather_started:
-            driver.do(self._read_attributes)
-        gathered = self._gathered[component] = driver.loop.create_future()
+            self._read_attributes(driver.now())
+        if self._hide_host_addresses and not await self._hide_hosts(addresses):
+            return []
+        gathered = driver.loop.create_future()
+        self._gathered = {**self._gathered, component: gathered}
         driver.do(self._agent.gather, component, addresses, timeout)
-        await gathered
+        if not gathered.done():
+            await gathered
         return [candidate for candidate in self._local_candidates if candidate.component == component]
 
     def _adopt_protocols(self) -> None:
@@ -635,7 +703,7 @@ class Connection:
     def _keep_drops(self, protocol: StunProtocol) -> None:
         """The protocol goes."""
         for why, number in protocol.drops().items():
-            self._dropped[why] = self._dropped.get(why, 0) + number
+            self._dropped = {**self._dropped, why: self._dropped.get(why, 0) + number}
 
     def get_default_candidate(self, component: int) -> Candidate | None:
         """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one
@@ -698,6 +766,7 @@ class Connection:
             raise ConnectionError("Neither agent sends checks, both are lite: name the pair by set_selected_pair()")
         driver = self._running_driver()
         self._adopt_protocols()
+        driver.read_pending()
         self._failure = ""
         self._agent.set_local_credentials(driver.now(), self.local_username, self.local_password)
         driver.do(self._agent.connect, self.remote_username, self.remote_password, self.remote_is_lite)
@@ -705,11 +774,11 @@ class Connection:
             if self._closed or self.state is ConnectionState.FAILED:
                 raise ConnectionError(f"ICE negotiation failed: {self._told_failure()}")
             waiter = driver.loop.create_future()
-            self._state_waiters.append(waiter)
+            self._state_waiters += (waiter,)
             try:
                 await waiter
             finally:
-                self._state_waiters.remove(waiter)
+                self._state_waiters = tuple(other for other in self._state_waiters if other is not waiter)
 
     def restart(self, local_username: str | None = None, local_password: str | None = None) -> None:
         """Start a new generation (RFC 8445 §9).
@@ -751,10 +820,10 @@ class Connection:
         if protocol is None or not remotes:
             side = "local" if protocol is None else "remote"
             raise ValueError(f"Component {component} has no {side} candidate with this foundation")
-        remote = next((remote for remote in remotes if protocol.local_candidate.can_pair_with(remote)), None)
+        self._adopt_protocols()
+        remote = next((remote for remote in remotes if self._agent.can_pair(protocol.link, remote)), None)
         if remote is None:
             raise ValueError(f"This pair of component {component} cannot be used: {_why_unusable(remotes[0])}")
-        self._adopt_protocols()
         self._do(self._agent.select, component, protocol.link, remote)
 
     async def close(self) -> None:
@@ -773,6 +842,8 @@ class Connection:
             self._ended("closed", discard=True)
         if self._driver is not None:
             await self._driver.wind_up(CLOSE_WAIT)
+        if self._publication is not None:
+            await self._publication.close()
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> Connection:
@@ -789,7 +860,14 @@ class Connection:
         :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
         """
         data = self._queue.pop()
-        return (await self._next())[0] if data is None else data
+        if data is None:
+            waiter = self._waiter()
+            try:
+                data, _ = await waiter
+            except asyncio.CancelledError:
+                self._queue.give_up(waiter)
+                raise
+        return data
 
     async def recvfrom(self) -> tuple[bytes, int]:
         """The next datagram and its component; a cancelled call loses none.
@@ -797,7 +875,14 @@ class Connection:
         :raises ConnectionError: as :meth:`recv`.
         """
         item = self._queue.get_nowait()
-        return await self._next() if item is None else item
+        if item is None:
+            waiter = self._waiter()
+            try:
+                item = await waiter
+            except asyncio.CancelledError:
+                self._queue.give_up(waiter)
+                raise
+        return item
 
     async def recv_many(self, max: int = 64) -> list[bytes]:
         """The datagrams that have come, of whatever component, ``max`` at most; waits for one if there are none.
@@ -807,15 +892,19 @@ class Connection:
         if max < 1:
             raise ValueError("max must be at least 1")
         datagrams = self._queue.pop_many(max)
-        return datagrams or [(await self._next())[0], *self._queue.pop_many(max - 1)]
+        if not datagrams:
+            first = await self.recv()
+            datagrams = [first, *self._queue.pop_many(max - 1)]
+        return datagrams
 
-    async def _next(self) -> tuple[bytes, int]:
+    def _waiter(self) -> asyncio.Future[tuple[bytes, int]]:
+        """For the next datagram, unless there is nothing to wait for."""
         if self._receiver is not None:
             raise RuntimeError("the datagrams go to the receiver that was set by set_receiver()")
         connected = self._nominated or (self._was_connected and self.state is not ConnectionState.FAILED)
         if not (connected or self._closed):
             raise ConnectionError("Cannot receive data, not connected")
-        return await self._queue.get()
+        return self._queue.waiter()
 
     def set_receiver(self, receiver: Callable[[bytes, int], object] | None) -> None:
         """Have ``receiver(data, component)`` called for each datagram, from the loop: the shortest way for protocols.
@@ -973,6 +1062,7 @@ class Connection:
                 resolver=_resolve_mdns,
                 ssl_contexts=self._ssl_contexts(),
                 credentials=self._fetch_credentials if self._ice_servers else None,
+                ports=self._ports,
             )
             self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
         return self._driver
@@ -1054,8 +1144,7 @@ class Connection:
         """The peer may no longer want what still waits to be sent (RFC 7675 §5.1)."""
         self._wake_writers(unroute.component)
         pair = self._nominated.pop(unroute.component, None)
-        discard = None if pair is None else getattr(pair.protocol.transport, "discard", None)
-        if discard is not None:
+        if pair is not None and (discard := getattr(pair.protocol.transport, "discard", None)) is not None:
             discard(pair.remote_addr)
 
     def _accept(self, accept: Accept) -> None:
@@ -1082,8 +1171,8 @@ class Connection:
         if isinstance(event, ConnectionEvent):
             self._handle_event(event)
         elif isinstance(event, Gathered):
-            gathered = self._gathered.pop(event.component, None)
-            self._gathered = {**self._gathered}  # an emptied dictionary keeps its size
+            gathered = self._gathered.get(event.component)
+            self._gathered = {n: other for n, other in self._gathered.items() if n != event.component} or NOTHING
             if gathered is not None and not gathered.done():
                 gathered.set_result(None)
         elif isinstance(event, Found):
@@ -1123,14 +1212,14 @@ class Connection:
     def _base_found(self, found: Found) -> None:
         protocol = self._protocol_of(found.base.link)
         if protocol is not None:
-            protocol.local_candidate = found.base.candidate
+            protocol.local_candidate = found.base.shown
             if protocol not in self._protocols:
                 self._protocols.append(protocol)
 
     def _base_lost(self, lost: BaseLost) -> None:
         """A socket or a relay has ended by itself: its candidates are no more."""
+        self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
         for protocol in [protocol for protocol in self._protocols if protocol.link == lost.link]:
-            self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
             self._keep_drops(protocol)
             self._protocols.remove(protocol)
 
@@ -1144,6 +1233,8 @@ class Connection:
         self._nominated.clear()
         self._close_unadopted()
         self._local_candidates.clear()
+        if self._publication is not None:
+            self._publication.end()
         # A program's own way to gather is not cut short: what it opens is closed when it returns.
         self._end_waiting_for_gathering()
         for gathered in self._gathered.values():
@@ -1170,6 +1261,16 @@ def _shared_tunables(*values: float) -> Tunables:
 def _tunables() -> Tunables:
     """What programs may have changed in the modules; one object for all connections."""
     return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+
+
+def _ports(port_range: tuple[int, int]) -> range:
+    try:
+        low, high = port_range
+        if not 1 <= low <= high <= 65535:
+            raise ValueError
+        return range(low, high + 1)
+    except (TypeError, ValueError):
+        raise ValueError(f"port_range must be two ports from 1 to 65535, the lower first, not {port_range!r}") from None
 
 
 def _why_unusable(remote: Candidate) -> str:

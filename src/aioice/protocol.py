@@ -7,7 +7,8 @@ import itertools
 from typing import TYPE_CHECKING, Any, cast
 
 from . import stun
-from .core.demux import MAGIC_COOKIE, is_stun
+from .core.demux import CHANNEL_HEADER_SIZE, MAGIC_COOKIE
+from .net.sender import DATAGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +41,7 @@ class StunProtocol(asyncio.DatagramProtocol):
         "accepted",
         "dropped",
         "paused",
-        "packets_received",
-        "bytes_received",
+        "received",
         "_writers",
         "_closed",
         "_lost",
@@ -60,9 +60,8 @@ class StunProtocol(asyncio.DatagramProtocol):
         self.dropped: dict[str, int] = {}
         #: Whether the transport has more to send than it should.
         self.paused = False
-        #: Application data that was taken.
-        self.packets_received = 0
-        self.bytes_received = 0
+        #: Application data that was taken: datagrams and bytes, as in :data:`~aioice.net.sender.DATAGRAM`.
+        self.received = 0
         self._writers: list[asyncio.Future[None]] | None = None
         self._closed: asyncio.Future[None] | None = None
         self._lost = False
@@ -72,18 +71,19 @@ class StunProtocol(asyncio.DatagramProtocol):
         limit_writes(transport, self.receiver)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        data = cast("bytes", data)
-        peer = addr if len(addr) == 2 else addr[:2]
-        if is_stun(data):
-            self._stun_received(data, peer)
+        # What core.demux.is_stun asks, without the call (nor one of cast): this runs for each datagram.
+        if data[4:8] == MAGIC_COOKIE and data[0] < 0x40:  # type: ignore[operator]
+            self._stun_received(cast("bytes", data), addr[:2])
             return
-        component = self.accepted.get(peer)
+        component = self.accepted.get(addr)
         if component is None:
-            self._drop("data of a stranger")
-        else:
-            self.packets_received += 1
-            self.bytes_received += len(data)
-            self.receiver.data_received(data, component)
+            # asyncio's own transports give IPv6 addresses with two numbers more.
+            component = self.accepted.get(addr[:2])
+            if component is None:
+                self._drop("data of a stranger")
+                return
+        self.received += DATAGRAM + len(data)
+        self.receiver.data_received(data, component)  # type: ignore[arg-type]
 
     def batch_received(self, data: bytes, size: int, addr: tuple[Any, ...]) -> None:
         """Datagrams of ``size`` bytes each, but for the last that may be shorter, one behind the other."""
@@ -94,8 +94,7 @@ class StunProtocol(asyncio.DatagramProtocol):
             # One look at the fifth byte of all of them: none is STUN.
             many: Callable[[list[bytes], int], object] | None = getattr(self.receiver, "datagrams_received", None)
             if many is not None:
-                self.packets_received += len(datagrams)
-                self.bytes_received += len(data)
+                self.received += DATAGRAM * len(datagrams) + len(data)
                 many(datagrams, component)
                 return
         for datagram in datagrams:
@@ -142,7 +141,7 @@ class StunProtocol(asyncio.DatagramProtocol):
             if not writer.done():
                 writer.set_result(None)
 
-    # -------------------------------------------------------------------------------------------------------------------
+    # --------------------------------------------------------------------------------------------------- the transport
 
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:
         if self.link is not None:
@@ -204,16 +203,53 @@ def limit_writes(transport: Any, connection: Any) -> None:
 
 
 class ServerProtocol(asyncio.DatagramProtocol):
-    """On a TURN server's link everything is the machine's."""
+    """On a TURN server's link everything is the machine's, but for the data of peers that are bound to a channel."""
 
-    __slots__ = ("_connection", "_link")
+    __slots__ = ("_connection", "_link", "_channels", "_paused")
 
     def __init__(self, connection: Connection, link: int) -> None:
         self._connection = connection
         self._link = link
+        #: By their numbers, in two bytes: whom to hand the data to, from whom it is, and the server that relays it.
+        self._channels: dict[bytes, tuple[asyncio.DatagramProtocol, Address, Address]] | None = None
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        limit_writes(transport, self._connection)
+
+    def bind_channel(self, number: int, relay: asyncio.DatagramProtocol, peer: Address, server: Address) -> None:
+        if self._channels is None:
+            self._channels = {}
+        self._channels[number.to_bytes(2, "big")] = (relay, peer, server)
+        if self._paused:
+            relay.pause_writing()
+
+    def unbind_channel(self, number: int) -> None:
+        if self._channels is not None:
+            relay, _, _ = self._channels.pop(number.to_bytes(2, "big"))
+            if self._paused:
+                relay.resume_writing()
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        self._connection._stun_received(self._link, addr[:2], cast("bytes", data))
+        data = cast("bytes", data)
+        channel = self._channels.get(data[:2]) if self._channels is not None else None
+        if channel is not None:
+            relay, peer, server = channel
+            end = CHANNEL_HEADER_SIZE + int.from_bytes(data[2:4], "big")
+            if CHANNEL_HEADER_SIZE <= len(data) >= end and (addr == server or addr[:2] == server):
+                relay.datagram_received(data[CHANNEL_HEADER_SIZE:end], peer)
+                return
+        self._connection._stun_received(self._link, addr[:2], data)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        for relay, _, _ in (self._channels or {}).values():
+            relay.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        for relay, _, _ in (self._channels or {}).values():
+            relay.resume_writing()
 
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:
         self._connection._peer_unreachable(self._link, peer, exc)

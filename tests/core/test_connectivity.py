@@ -521,7 +521,7 @@ class TestRequests:
         assert answer is not None and answer.message_class is Class.RESPONSE
         assert answer.check_message_integrity(b"our password")
         assert scene.told == [Heard(scene.base, PEER)]
-        assert new.early == [] and scene.generation.checks.pairs == []
+        assert new.early == () and scene.generation.checks.pairs == []
 
 
 class TestTriggeredChecks:
@@ -636,11 +636,11 @@ class TestTriggeredChecks:
         scene = Scene()
         pair, _ = scene.checked()
         scene.hear(peer=pair.peer)
-        assert scene.generation.checks.triggered == [pair]
+        assert scene.generation.checks.triggered == (pair,)
         # Right after Ta, a request comes before the timer does.
         scene.now += TA
         scene.hear(peer=pair.peer)
-        assert scene.generation.checks.triggered == []
+        assert scene.generation.checks.triggered == ()
         scene.wait(0.4)
         assert len(scene.checks) == 2
 
@@ -649,7 +649,7 @@ class TestTriggeredChecks:
         second = base(2, component=2)
         for at in (scene.base, scene.base, second):
             scene.hear(at=at)
-        assert scene.generation.heard == [1, 2]
+        assert scene.generation.heard == (1, 2)
         assert len(scene.take(PeerChecks)) == 2
 
     def test_of_a_pair_worse_than_the_nominated(self) -> None:
@@ -727,7 +727,7 @@ class TestEarlyChecks:
         scene.start()
         assert scene.asked == [PEER[1]]
         assert scene.told[1:] == [PeerChecks(scene.generation)]
-        assert scene.generation.early == []
+        assert scene.generation.early == ()
 
     def test_of_somebody_else(self) -> None:
         scene = Scene(start=False)

@@ -7,9 +7,9 @@ accepted and through what it leaves, and never sees that data.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .accepting import Accepting
 from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
@@ -27,7 +27,8 @@ from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
 from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
-from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
+from .hiding import related_address
+from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from .machine import Address, Output, Report
     from .rewrites import AddressRewrite
     from .servers import ServerReport
-
-#: Data is accepted from this many addresses at most.
-MAX_ACCEPTED = 256
 
 
 class AgentConfig(Record):
@@ -85,7 +83,7 @@ class Agent:
         "_random",
         "_tunables",
         "_outputs",
-        "_numbers",
+        "_number",
         "_inner",
         "_gatherer",
         "_checker",
@@ -93,8 +91,7 @@ class Agent:
         "_local_candidates",
         "_ungathered",
         "_end_told",
-        "_accepted",
-        "_stale",
+        "_accepting",
         "_sending",
         "_state",
         "_changed",
@@ -116,7 +113,7 @@ class Agent:
         self._random = random
         self._tunables = tunables or Tunables()
         self._outputs: list[Output] = []
-        self._numbers = count(1)
+        self._number = 0
         #: What the children have to say, in its order.
         inner: list[Any] = []
         self._inner = inner
@@ -140,12 +137,9 @@ class Agent:
         self._bases: dict[int, Base] = {}
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
-        self._ungathered = list(range(1, config.components + 1))
+        self._ungathered = tuple(range(1, config.components + 1))
         self._end_told = False
-        #: Where data is taken from, and whether it has answered us.
-        self._accepted: dict[tuple[int, Address], bool] = {}
-        #: Those of them that have not been heard since the restart.
-        self._stale: list[tuple[int, Address]] = []
+        self._accepting = Accepting(self._outputs)
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
@@ -158,7 +152,8 @@ class Agent:
 
     def next_number(self) -> int:
         """A number for a link or a query, never used before."""
-        return next(self._numbers)
+        self._number += 1
+        return self._number
 
     def _new_generation(self, username: str, password: str) -> Generation:
         config = self._config
@@ -203,6 +198,11 @@ class Agent:
     def remote_candidates(self) -> list[Candidate]:
         return self._generation.remote_candidates
 
+    def can_pair(self, link: int | None, remote: Candidate) -> bool:
+        """Whether what is behind the link can be one pair with this remote candidate."""
+        base = None if link is None else self._bases.get(link)
+        return base is not None and base.candidate.can_pair_with(remote)
+
     @property
     def check_list(self) -> list[Pair]:
         return self._generation.checks.pairs
@@ -231,10 +231,16 @@ class Agent:
         """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
         if self._closed:
             return
-        if component in self._ungathered:
-            self._ungathered.remove(component)
+        self._ungathered = tuple(other for other in self._ungathered if other != component)
         self._gatherer.gather(now, component, hosts, timeout)
         self._drain_children(now)
+
+    def hide(self, now: float, names: Mapping[str, str]) -> None:
+        """Show these names in place of the addresses of this host, from now on: of candidates that are found later.
+
+        Whoever runs the agent answers for the names.
+        """
+        self._gatherer.names = names
 
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
@@ -247,7 +253,7 @@ class Agent:
 
     def end_gathering(self, now: float) -> None:
         """Nothing more will be gathered or adopted, also for components that neither was done for."""
-        self._ungathered.clear()
+        self._ungathered = ()
         self._changed = True
         self._drain_children(now)
 
@@ -390,7 +396,7 @@ class Agent:
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
-        self._stale = list(self._accepted)
+        self._accepting.restart()
         self._gatherer.keep(now, True)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
@@ -508,13 +514,13 @@ class Agent:
         """
         base, candidate = found
         types = self._config.candidate_types
-        if candidate is base.candidate:
+        if candidate is base.shown:
             self._bases[base.link] = base
             self._outputs.append(Notify(found))
         if types is None or candidate.type in types:
             self._local_candidates.append(candidate)
             self._outputs.append(Notify(LocalCandidate(candidate)))
-        if candidate is base.candidate:
+        if candidate is base.shown:
             for remote in self._generation.remote_candidates:
                 self._pair(self._generation, base, remote)
             self._changed = True
@@ -571,30 +577,8 @@ class Agent:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component, proven=False)
 
     def _accept(self, link: int, peer: Address, component: int, *, proven: bool) -> None:
-        """Take data from there: ``proven`` if it has answered us; a check that was only heard may be a repeated one."""
-        source = (link, peer)
-        if source in self._stale:
-            self._stale.remove(source)
-        if source in self._accepted:
-            self._accepted[source] = self._accepted[source] or proven
-            return
-        if len(self._accepted) >= MAX_ACCEPTED:
-            heard = next((source for source, answered in self._accepted.items() if not answered), None)
-            if not proven or heard is None:
-                self.drops["too many sources"] += 1
-                return
-            del self._accepted[heard]
-            self._outputs.append(Revoke(*heard))
-        self._accepted[source] = proven
-        self._outputs.append(Accept(link, peer, component))
-
-    def _revoke_stale(self) -> None:
-        """The restart is over: who was heard only before it is no longer welcome."""
-        for link, peer in self._stale:
-            if (link, peer) not in self._sending.forced.values():
-                self._accepted.pop((link, peer), None)
-                self._outputs.append(Revoke(link, peer))
-        self._stale = []
+        if not self._accepting.accept((link, peer), component, proven=proven):
+            self.drops["too many sources"] += 1
 
     def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
         self._changed = True
@@ -610,20 +594,25 @@ class Agent:
     def _local_at(self, pair: Pair, valid: Valid) -> Candidate:
         """The local candidate that the peer saw, peer-reflexive if it is none of ours (RFC 8445 §7.2.5.3.1)."""
         host, port = valid.mapped
-        base = pair.base.candidate
+        own = pair.base.candidate
+        for base in (pair.base, *self._bases.values()):
+            candidate = base.candidate
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
+                return base.shown
         for candidate in self._local_candidates:
-            if candidate.component == base.component and candidate.host == host and candidate.port == port:
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
                 return candidate
+        related = related_address(pair.base)
         return Candidate(
-            foundation=candidate_foundation("prflx", "udp", base.host),
-            component=base.component,
+            foundation=candidate_foundation("prflx", "udp", pair.base.shown.host),
+            component=own.component,
             transport="udp",
             priority=valid.priority,
-            host=host,
+            host=self._gatherer.names.get(host, host),
             port=port,
             type="prflx",
-            related_address=base.host,
-            related_port=base.port,
+            related_address=related[0],
+            related_port=related[1],
         )
 
     def _nominated(self, now: float, nominated: Nominated) -> None:
@@ -638,7 +627,7 @@ class Agent:
         self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
         if generation is self._generation and generation.complete:
             self._checker.use([generation])
-            self._revoke_stale()
+            self._accepting.settle(self._sending.forced.values())
         self._changed = True
 
     def _dead(self, now: float, dead: Dead) -> None:
@@ -771,7 +760,7 @@ class Agent:
             if generation.checking:
                 if not generation.patience_over and now >= generation.patience_ends:
                     generation.patience_over = self._changed = True
-                due = generation.selection.poll_timeout()
+                due = generation.selection.due
                 if due is not None and now >= due:
                     self._changed = True
         self._drain_children(now)
@@ -784,13 +773,15 @@ class Agent:
         if self._closed:
             return earliest
         generation = self._generation
-        times = [self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at]
-        if generation.checking:
-            times.append(generation.selection.poll_timeout())
-            if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
-                # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
-                times.append(generation.patience_ends)
-        for time in times:
+        # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+        patient = generation.checking and self._state is ConnectionState.CHECKING and not self._config.lite
+        for time in (
+            self._checker.poll_timeout(),
+            self._sending.poll_timeout(),
+            self._abandon_at,
+            generation.selection.due if generation.checking else None,
+            generation.patience_ends if patient and not generation.patience_over else None,
+        ):
             if time is not None and (earliest is None or time < earliest):
                 earliest = time
         return earliest

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .address import canonical_host
 from .candidate import Candidate, candidate_foundation, candidate_priority, local_preferences
 from .checklist import Base
+from .hiding import NOTHING, hidden, is_hidden, no_address, related_address, shown_report
 from .machine import (
     Close,
     CredentialsFetched,
@@ -86,7 +87,7 @@ MAX_INQUIRIES = 128
 
 
 class Found(Record):
-    """A candidate; that of the base itself if it is ``base.candidate``."""
+    """A candidate as it is told; that of the base itself if it is ``base.shown``."""
 
     base: Base
     candidate: Candidate
@@ -162,6 +163,7 @@ class Gatherer:
     __slots__ = (
         "servers",
         "interfaces",
+        "names",
         "_random",
         "_next_link",
         "_tunables",
@@ -202,6 +204,8 @@ class Gatherer:
         self.servers: Sequence[StunServer | TurnServer] = ()
         #: Names of interfaces by address, for rewrites that are for one of them.
         self.interfaces: Mapping[str, str] = {}
+        #: The names that are shown in place of the addresses of this host, if those are hidden.
+        self.names = NOTHING
         self._random = random
         self._next_link = next_link
         self._tunables = tunables
@@ -317,7 +321,8 @@ class Gatherer:
 
     @property
     def reports(self) -> list[ServerReport]:
-        return [inquiry.report() for inquiry in self._inquiries]
+        reports = [inquiry.report() for inquiry in self._inquiries]
+        return reports if self.names is NOTHING else [shown_report(report, self.names) for report in reports]
 
     def _wants(self, kind: str) -> bool:
         return self._types is None or kind in self._types
@@ -493,7 +498,7 @@ class Gatherer:
 
     def _told_of(self, base: Base) -> tuple[Candidate, ...]:
         """The candidates that end with a base."""
-        gone = (base.candidate, *(candidate for other, candidate in self._told if other is base))
+        gone = (base.shown, *(candidate for other, candidate in self._told if other is base))
         self._told = [(other, candidate) for other, candidate in self._told if other is not base]
         return gone
 
@@ -514,8 +519,9 @@ class Gatherer:
 
     def _host_found(self, job: Job, link: int, local: Address, preference: int) -> None:
         replacement, additions = self._rewritten(local[0])
+        name = self.names.get(local[0])
         candidate = Candidate(
-            foundation=candidate_foundation("host", "udp", local[0]),
+            foundation=candidate_foundation("host", "udp", name or local[0]),
             component=job.component,
             transport="udp",
             priority=candidate_priority(job.component, "host", preference),
@@ -523,9 +529,11 @@ class Gatherer:
             port=local[1],
             type="host",
         )
-        base = self._bases[link] = Base(link, candidate, preference)
+        # What a program tells in place of an address hides it already.
+        shown = candidate if name is None or replacement is not None else hidden(candidate, name)
+        base = self._bases[link] = Base(link, candidate, preference, shown)
         if self._wants("host"):
-            self._outputs.append(Found(base, candidate))
+            self._outputs.append(Found(base, base.shown))
         for host in additions:
             # A 1:1 NAT keeps the port.
             self._reflexive_found(base, (host, local[1]), host)
@@ -539,8 +547,10 @@ class Gatherer:
 
     def _reflexive_found(self, base: Base, mapped: Address, server: str) -> Candidate | None:
         host = base.candidate
-        if mapped == (host.host, host.port) or not self._wants("srflx"):
+        if not self._wants("srflx"):
             return None
+        if mapped == (host.host, host.port) and not is_hidden(base):
+            return None  # redundant, but for one whose twin shows a name
         component = host.component
         same = [c for _, c in self._told if c.component == component and c.type == "srflx"]
         beside = [c for other, c in self._told if other is base]
@@ -550,14 +560,14 @@ class Gatherer:
         # Two servers may see two addresses of one base; priorities are unique (§5.1.2).
         while preference and candidate_priority(component, "srflx", preference) in taken:
             preference -= 1
-        related = (host.host, host.port)
+        related = related_address(base)
         if not self._wants("host"):
             # The base shows itself for the first time, but not its address.
-            related = _nowhere(host.host)
+            related = no_address(host.host)
             if not beside:
-                self._outputs.append(Found(base, host))
+                self._outputs.append(Found(base, base.shown))
         candidate = Candidate(
-            foundation=candidate_foundation("srflx", "udp", host.host, server=server),
+            foundation=candidate_foundation("srflx", "udp", base.shown.host, server=server),
             component=component,
             transport="udp",
             priority=candidate_priority(component, "srflx", preference),
@@ -593,9 +603,10 @@ class Gatherer:
     def _found_relayed(self, now: float, relayed: Relayed) -> None:
         component, host = relayed.inquiry.component, relayed.relayed[0]
         related = relayed.mapped
-        if self._relay_only or self._types is not None and "srflx" not in self._types:
-            # The reflexive address is what the policy hides (RFC 9429 §3.5.3, in the form of RFC 8839 §5.1).
-            related = _nowhere(host)
+        hides = self._relay_only or self.names is not NOTHING
+        if hides or self._types is not None and "srflx" not in self._types:
+            # The reflexive address is what the policy hides (RFC 9429 §3.5.3), and may be that of a hidden base.
+            related = no_address(host)
         # UDP before TCP before TLS, and each one once (RFC 8445 §5.1.2).
         preference = 0xFFFF - (relayed.rank << 8)
         taken = [base.candidate.priority for base in self._bases.values()]
@@ -681,8 +692,3 @@ class Gatherer:
             if child is not None and (due := child.poll_timeout()) is not None:
                 times.append(due)
         return min(times) if times else None
-
-
-def _nowhere(host: str) -> Address:
-    """What stands for an address that is not to be shown (RFC 8839 §5.1)."""
-    return ("::" if ":" in host else "0.0.0.0", 9)

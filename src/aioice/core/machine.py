@@ -144,6 +144,26 @@ class Deliver(Record):
     data: bytes
 
 
+class ChannelBound(Record):
+    """Data between a relay's ``link`` and ``peer`` may pass without the machine until :class:`ChannelUnbound`.
+
+    It travels as ChannelData (RFC 8656 §12.4) with this ``number``, over the link ``via`` to and from ``server``.
+    """
+
+    link: int
+    peer: Address
+    number: int
+    via: int
+    server: Address
+
+
+class ChannelUnbound(Record):
+    """Data between ``link`` and ``peer`` passes the machine again."""
+
+    link: int
+    peer: Address
+
+
 class Notify(Record):
     """Something the application may want to know (:mod:`aioice.core.events`)."""
 
@@ -169,6 +189,8 @@ Output = (
     | Route
     | Unroute
     | Deliver
+    | ChannelBound
+    | ChannelUnbound
     | Notify
     | Done
 )

@@ -75,7 +75,7 @@ class Reflexive:
             return None
         self._asked.add((base.link, address))
         inquiry = Inquiry(server, base.candidate.component, float("inf"), address)
-        inquiry.local = (base.candidate.host, base.candidate.port)
+        inquiry.local = (base.shown.host, base.shown.port)
         inquiry.link = base.link
         self._pace(now, partial(self._start, base, inquiry))
         return inquiry

@@ -42,7 +42,7 @@ from .turn_errors import Step
 from .turn_errors import verdict as next_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .machine import Address, LinkClosed, OpenFailed, Report, SendFailed, Tunables
     from .servers import TurnServer
@@ -125,6 +125,10 @@ class Attempt:
         return self.rank, self.inquiry.address
 
 
+def user_of(server: TurnServer) -> tuple[Any, ...]:
+    return server.username, server.password, server.source
+
+
 def rank_of(server: TurnServer) -> int:
     return 2 if server.tls else 0 if server.transport == "udp" else 1
 
@@ -187,8 +191,7 @@ class Relays:
         """Ask all of them for relays for ``component``; those of one host and user are one server."""
         seats: dict[Any, Seat] = {}
         for server in servers:
-            key = (server.host.lower(), server.username, server.password, server.source)
-            seats.setdefault(key, Seat(component)).servers.append(server)
+            seats.setdefault((server.host.lower(), user_of(server)), Seat(component)).servers.append(server)
         for seat in seats.values():
             seat.servers.sort(key=rank_of)
             self._seats.append(seat)
@@ -278,7 +281,7 @@ class Relays:
         blocked = attempt.seat.blocked.get(attempt.place, 0.0)
         if now < blocked:
             self._end(now, attempt, Verdict.REFUSED, f"not to be asked again for {blocked - now:.0f} s")
-        elif any(other.place == attempt.place for other in self._rivals(attempt)):
+        elif any(self._rivals(attempt)):
             self._end(now, attempt, Verdict.NOT_NEEDED, "another URL leads to the same server")
         elif server.source is None:
             self._queue(now, attempt, (server.username, server.password, None))
@@ -286,15 +289,18 @@ class Relays:
             attempt.inquiry.alive = True
             self._credentials(now, server.source, partial(self._known, attempt), False)
 
-    def _rivals(self, attempt: Attempt) -> list[Attempt]:
-        """Others that are asking for the same, for the same component, or have got it."""
-        return [
-            other
-            for seat in self._seats
-            if seat.component == attempt.seat.component
-            for other in (*seat.attempts, *seat.live)
-            if other is not attempt and other.inquiry.address is not None and other.families == attempt.families
-        ]
+    def _rivals(self, attempt: Attempt) -> Iterator[Attempt]:
+        """Others that are asking the same of the same server, for the same component, or have got it."""
+        for seat in self._seats:
+            for other in (*seat.attempts, *seat.live) if seat.component == attempt.seat.component else ():
+                if (
+                    other is not attempt
+                    and other.inquiry.address is not None
+                    and other.place == attempt.place
+                    and other.families == attempt.families
+                    and user_of(other.server) == user_of(attempt.server)
+                ):
+                    yield other
 
     def _known(self, attempt: Attempt, now: float, credentials: tuple[str, str, float | None] | str) -> None:
         if self._closed or not attempt.inquiry.pending:

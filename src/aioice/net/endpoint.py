@@ -7,14 +7,15 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from .udp import MAX_SIZE_IPV4, MAX_SIZE_IPV6, bind_udp
+from .sender import MAX_SIZE_IPV4, MAX_SIZE_IPV6
+from .udp import bind_udp
 
 if TYPE_CHECKING:
-    from .udp import Buffer
+    from .sender import Buffer
 
 
 async def open_endpoint(
-    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int = 0
+    loop: asyncio.AbstractEventLoop, protocol: asyncio.DatagramProtocol, host: str, port: int | range = 0
 ) -> asyncio.DatagramTransport:
     """The same on asyncio's own transport, for loops without readers: slower, and blind to whom an ICMP error is from.
 
@@ -50,6 +51,11 @@ class Endpoint(asyncio.DatagramTransport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        set_limits = getattr(self._transport, "set_write_buffer_limits", None)
+        if set_limits is not None:
+            set_limits(high, low)
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.set_protocol(protocol)
 
@@ -64,5 +70,3 @@ class Endpoint(asyncio.DatagramTransport):
 
     def abort(self) -> None:
         self._transport.abort()
-
-

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_udp, own_network
+from .udp import PortsInUse, open_udp, own_network
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -87,6 +87,8 @@ class AsyncioHost:
 
     ``resolver`` looks mDNS names up, which the system's resolver often cannot; ``ssl_contexts`` has those that are for
     one server, by the name in its certificate and the port; ``credentials`` are asked for by the number of the server.
+    A socket on an address of its own gets one of ``ports``, if they are given; one on a wildcard address is a client's,
+    which nobody has to let in.
     """
 
     __slots__ = (
@@ -96,6 +98,8 @@ class AsyncioHost:
         "_resolver",
         "_credentials",
         "_has_readers",
+        "_ports",
+        "ports_in_use",
     )
 
     def __init__(
@@ -106,6 +110,7 @@ class AsyncioHost:
         resolver: Callable[[str], Awaitable[tuple[str, ...]]] | None = None,
         ssl_contexts: Mapping[Address, ssl.SSLContext] | None = None,
         credentials: Callable[[int], Awaitable[tuple[str, str, float | None]]] | None = None,
+        ports: range | None = None,
     ) -> None:
         self._loop = loop
         self._ssl_context = ssl_context
@@ -113,16 +118,32 @@ class AsyncioHost:
         self._resolver = resolver
         self._credentials = credentials
         self._has_readers = True
+        self._ports = ports
+        #: The last failure for want of a free port.
+        self.ports_in_use: PortsInUse | None = None
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
+        ports = self._ports if self._ports is not None and not port and host not in ("0.0.0.0", "::") else port
         if self._has_readers:
             try:
-                return open_udp(self._loop, protocol, host, port)
+                return open_udp(self._loop, protocol, host, ports)
             except NotImplementedError:
                 self._has_readers = False
+            except PortsInUse as exc:
+                self.ports_in_use = exc
+                raise
+        return self._open_endpoint(protocol, host, ports)
+
+    async def _open_endpoint(
+        self, protocol: asyncio.DatagramProtocol, host: str, ports: int | range
+    ) -> asyncio.DatagramTransport:
         from .endpoint import open_endpoint  # only loops without readers need it
 
-        return open_endpoint(self._loop, protocol, host, port)
+        try:
+            return await open_endpoint(self._loop, protocol, host, ports)
+        except PortsInUse as exc:
+            self.ports_in_use = exc
+            raise
 
     async def open_stream(
         self, protocol: asyncio.DatagramProtocol, peer: Address, server_name: str | None
@@ -148,7 +169,6 @@ class AsyncioHost:
         if network is not None:
             return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)
-
 
     async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
         if self._credentials is None:

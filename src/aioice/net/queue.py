@@ -20,7 +20,7 @@ class ReceiveQueue:
         self._items: deque[bytes] | None = None
         #: Of each of the items; None as long as all of them are of the first.
         self._components: deque[int] | None = None
-        self._waiters: deque[asyncio.Future[Item | None]] | None = None
+        self._waiters: deque[asyncio.Future[Item]] | None = None
         self._room = max_bytes
         self._end: str | None = None
         #: Datagrams that found no room.
@@ -32,16 +32,16 @@ class ReceiveQueue:
         return any(not waiter.done() for waiter in self._waiters or ())
 
     def put(self, data: bytes, component: int) -> None:
-        if self._end is not None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result((data, component))
+                return
+        room = self._room - len(data) - OVERHEAD
+        if room < 0:
             self.dropped += 1
             return
-        if self._waiters and self._serve((data, component)):
-            return
-        cost = len(data) + OVERHEAD
-        if cost > self._room:
-            self.dropped += 1
-            return
-        self._room -= cost
+        self._room = room
         if self._items is None:
             self._items = deque()
         self._items.append(data)
@@ -51,7 +51,7 @@ class ReceiveQueue:
     def put_many(self, datagrams: list[bytes], component: int) -> None:
         """As :meth:`put` for each of them."""
         cost = sum(map(len, datagrams)) + OVERHEAD * len(datagrams)
-        if self._waiters or cost > self._room or self._end is not None:
+        if self._waiters or cost > self._room:
             for data in datagrams:
                 self.put(data, component)
             return
@@ -108,27 +108,36 @@ class ReceiveQueue:
     async def get(self) -> Item:
         """The next datagram; raises :class:`ConnectionError` at the end."""
         item = self.get_nowait()
-        if item is None and self._end is None:
-            item = await self._wait()
         if item is None:
-            raise ConnectionError(self._end)
+            waiter = self.waiter()
+            try:
+                item = await waiter
+            except asyncio.CancelledError:
+                self.give_up(waiter)
+                raise
         return item
 
-    async def _wait(self) -> Item | None:
+    def waiter(self) -> asyncio.Future[Item]:
+        """For the next datagram, when there is none; who is cancelled while it waits must :meth:`give_up`.
+
+        Raises :class:`ConnectionError` at the end, as the future does when that comes.
+        """
+        if self._end is not None:
+            raise ConnectionError(self._end)
+        waiter: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
         if self._waiters is None:
             self._waiters = deque()
-        waiter: asyncio.Future[Item | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            elif waiter.done() and not waiter.cancelled() and (item := waiter.result()) is not None:
-                self._put_back(item)
-            raise
+        return waiter
 
-    def _serve(self, item: Item | None) -> bool:
+    def give_up(self, waiter: asyncio.Future[Item]) -> None:
+        """Nobody waits with this one any more; the datagram that it may have got goes to the next."""
+        if self._waiters and waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self._put_back(waiter.result())
+
+    def _serve(self, item: Item) -> bool:
         """Hand it to who has waited longest; whether anybody did."""
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -154,8 +163,11 @@ class ReceiveQueue:
     def end(self, why: str, *, discard: bool) -> None:
         """No more will come: what is there may still be read, unless it is to be discarded."""
         self._end = why
+        self._room = -(1 << 62)
         if discard and self._items:
             self._items.clear()
             self._components = None
-        while self._serve(None):
-            pass
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(ConnectionError(why))

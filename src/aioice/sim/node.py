@@ -10,8 +10,10 @@ from ..core.machine import (
     Accept,
     Address,
     Close,
+    CredentialsFetched,
     Deliver,
     Done,
+    FetchCredentials,
     LinkClosed,
     Machine,
     Notify,
@@ -92,6 +94,9 @@ class Node:
         self.received = 0
         #: Datagrams that came in and belong to nobody.
         self.unwanted = 0
+        #: What the application says when it is asked for the credentials of a server, by its number: user name,
+        #: password and when they end, or why there are none. It takes as long as a look-up.
+        self.credentials: Callable[[int], tuple[str, str, float | None] | str] = lambda server: "nobody has them"
         #: Why the machine has ended; None while it runs.
         self.done: str | None = None
         self._used_links: set[int] = set()
@@ -197,6 +202,8 @@ class Node:
                 self.links.pop(output.link).release()
             case Resolve():
                 self.world.after(self.world.names.look_up(output.name)[0], self._resolved, output)
+            case FetchCredentials():
+                self.world.after(self.world.names.delay, self._fetched, output)
             case Accept():
                 self.accepts[output.link, output.peer] = output.component
             case Revoke():
@@ -272,6 +279,13 @@ class Node:
 
     def _resolved(self, output: Resolve) -> None:
         self.report(Resolved(output.query, self.world.names.look_up(output.name)[1]))
+
+    def _fetched(self, output: FetchCredentials) -> None:
+        answer = self.credentials(output.server)
+        if isinstance(answer, str):
+            self.report(CredentialsFetched(output.query, None, None, None, answer))
+        else:
+            self.report(CredentialsFetched(output.query, *answer))
 
     # ------------------------------------------------------------------------------------------------ what comes in
 
