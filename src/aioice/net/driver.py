@@ -91,6 +91,7 @@ class Driver:
         "_streams",
         "_when_idle",
         "_tunables",
+        "late",
         "__weakref__",
     )
 
@@ -127,6 +128,8 @@ class Driver:
         self._streams: tuple[tuple[int, asyncio.DatagramTransport], ...] = ()
         self._when_idle: asyncio.Future[None] | None = None
         self._tunables: Tunables | None = None
+        #: By how many seconds the timer fired too late at worst: so long the loop was blocked.
+        self.late = 0.0
 
     # ------------------------------------------------------------------------------------------------------- the way in
 
@@ -296,6 +299,8 @@ class Driver:
         if self._closed:
             return
         now = self.loop.time()
+        if now - self._armed > self.late:
+            self.late = now - self._armed
         if now < self._armed:
             self._arm(now + EARLY)
             return
