@@ -222,9 +222,9 @@ def main() -> None:
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else SECONDS
     cases.one_address()
     if "plain" in options and peer == "aioice":
-        from aioice.net import udp
+        from aioice.net import linux
 
-        udp.HAS_OFFLOAD = False
+        linux.HAS_OFFLOAD = False
     factory = None
     if "uvloop" in options:
         import uvloop

@@ -9,7 +9,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .linux import HAS_OFFLOAD, batch_control, batches_leave
+from .linux import batch_control, batches_leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,7 +90,7 @@ class UdpSender(asyncio.DatagramTransport):
         self._run_size = 0
         self._run_most = 0
         #: Only datagrams that are smaller leave in batches; None if the system has not been asked whether it can.
-        self._batch_below: int | None = None if HAS_OFFLOAD else 0
+        self._batch_below: int | None = None
         #: How many more datagrams leave at once.
         self._eager = EAGER
         self._turn_planned = False

@@ -16,7 +16,6 @@ from .linux import (
     ERROR_ANCILLARY,
     GRO_ANCILLARY,
     HAS_ERROR_QUEUE,
-    HAS_OFFLOAD,
     batch_size,
     icmp_errno,
     read_batches,
@@ -114,7 +113,7 @@ class UdpTransport(UdpSender):
         #: For how many wake-ups a second read is not tried, and how many of them are left.
         self._single = self._alone = 0
         #: Whether UDP_GRO is on; None if that has not been tried.
-        self._gro: bool | None = None if HAS_OFFLOAD else False
+        self._gro: bool | None = None
         loop.add_reader(self._fd, self._read_ready)
         try:
             protocol.connection_made(self)
