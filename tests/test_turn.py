@@ -184,7 +184,7 @@ async def test_spellings_of_a_peer(monkeypatch: pytest.MonkeyPatch, remembered: 
     monkeypatch.setattr(turn, "_MAX_SPELLINGS", remembered)
     async with nothing_left(), running() as server:
         transport, client = await create(server.address)
-        transport._allocation._peers._ipv6 = True
+        transport._allocation._peers._links[6] = 0
         for spelling in ("2001:db8:0:0::1", "2001:DB8::1", "2001:db8::1", "2001:db8::1"):
             transport.sendto(b"data", (spelling, 1))
         assert server.methods().count("CHANNEL_BIND") <= 1
@@ -336,7 +336,7 @@ async def test_patience_is_set_at_run_time(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(stun, "RETRY_MAX", 0)
         server.silent = set()
         transport, client = await creation
-        assert transport._allocation._requests.tunables.retry_max == 0
+        assert transport._allocation._transactions.tunables.retry_max == 0
         transport.close()
         await client.lost
 

@@ -10,13 +10,15 @@ from aioice.core.allocation import Allocated, Allocation, AllocationConfig, Stat
 from aioice.core.credentials import make_integrity_key
 from aioice.core.demux import CHANNEL_MIN, is_channel_data
 from aioice.core.machine import Address, Opened, OpenStream, OpenUdp, Transmit, Tunables
-from aioice.core.message import Class, Message, Method, parse_message
-from aioice.core.peers import Peers
+from aioice.core.message import Class, Message, Method, Several, parse_message
+from aioice.core.peers import Peers, Permitted
 
 SERVER = ("192.0.2.1", 3478)
 RELAYED = ("198.51.100.7", 50000)
 MAPPED = ("203.0.113.9", 40000)
+RELAYED6 = ("2001:db8::7", 50006)
 PEER = ("198.51.100.8", 6000)
+PEER6 = ("2001:db8::8", 6000)
 KEY = make_integrity_key("user", "realm", "pass")
 CHECK = b"\x00\x01\x00\x00\x21\x12\xa4\x42" + b"check-number"
 
@@ -41,7 +43,9 @@ class Server:
         self.sign = True
         self.open = False
         self.lifetime: int | None = 600
-        self.relayed = RELAYED
+        self.relayed: tuple[Address, ...] = (RELAYED,)
+        #: ADDRESS-ERROR-CODE: family, code.
+        self.missing: tuple[int, int] | None = None
         self.refuse: dict[Method, int] = {}
         self.silent: set[Method] = set()
         self.override: Callable[[Message], Message | None] | None = None
@@ -72,7 +76,9 @@ class Server:
     def success(self, request: Message, **more: Any) -> Message:
         attributes: dict[str, Any] = {}
         if request.message_method == Method.ALLOCATE:
-            attributes = {"XOR-RELAYED-ADDRESS": self.relayed, "XOR-MAPPED-ADDRESS": MAPPED}
+            attributes = {"XOR-RELAYED-ADDRESS": Several(self.relayed), "XOR-MAPPED-ADDRESS": MAPPED}
+            if self.missing is not None:
+                attributes["ADDRESS-ERROR-CODE"] = (*self.missing, "No")
         if request.message_method in (Method.ALLOCATE, Method.REFRESH) and self.lifetime is not None:
             attributes["LIFETIME"] = self.lifetime
         response = Message(request.message_method, Class.RESPONSE, request.transaction_id, attributes)
@@ -188,6 +194,10 @@ class Scene:
         attributes = {"XOR-PEER-ADDRESS": peer, "DATA": data} | more
         self.receive(bytes(Message(Method.DATA, Class.INDICATION, bytes(12), attributes)))
 
+    def icmp(self, peer: Address, icmp_type: int, code: int) -> None:
+        attributes = {"XOR-PEER-ADDRESS": peer, "ICMP": bytes((0, 0, icmp_type, code)) + bytes(4)}
+        self.receive(bytes(Message(Method.DATA, Class.INDICATION, bytes(12), attributes)))
+
     # -- questions
 
     @property
@@ -211,9 +221,26 @@ class Scene:
         return taken
 
 
+def hosts(seen: Seen) -> list[str]:
+    """Whom a request is about."""
+    assert seen.message is not None
+    return [host for host, _ in seen.message.values("XOR-PEER-ADDRESS")]
+
+
 def ready(tunables: Tunables | None = None, **config: Any) -> Scene:
     scene = Scene(tunables, **config).start()
     assert scene.take(Allocated) == [Allocated(RELAY, RELAYED, MAPPED)]
+    scene.outputs.clear()
+    scene.seen.clear()
+    return scene
+
+
+def dual(**config: Any) -> Scene:
+    """An allocation of both families."""
+    scene = Scene(families=(4, 6), **config)
+    scene.server.relayed = (RELAYED, RELAYED6)
+    scene.start()
+    assert scene.take(Allocated) == [Allocated(RELAY, RELAYED, MAPPED), Allocated(RELAY + 1, RELAYED6, MAPPED)]
     scene.outputs.clear()
     scene.seen.clear()
     return scene
@@ -224,6 +251,7 @@ def bound(**config: Any) -> Scene:
     scene.send(b"first")
     scene.settle()
     assert scene.allocation.channel(scene.now, PEER) == CHANNEL_MIN
+    assert scene.take(Permitted) == [Permitted(RELAY, PEER[0])]
     scene.seen.clear()
     return scene
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from aioice.core.credentials import (
     Signature,
     make_integrity_key,
     make_userhash,
+    md5_allowed,
+    opaque_string,
     security_features,
 )
 from aioice.core.message import Class, Message, Method, parse_message
@@ -78,6 +81,94 @@ class TestKeys:
     )
     def test_security_features(self, nonce: bytes, features: int) -> None:
         assert security_features(nonce) == features
+
+
+class TestOpaqueString:
+    """RFC 8265 §4.2."""
+
+    @pytest.mark.parametrize(
+        ("text", "prepared"),
+        [
+            ("", ""),
+            ("pass word!~", "pass word!~"),
+            # The example of RFC 8489 appendix B.1, and those of RFC 8265 §4.4.
+            ("TheMatrIX", "TheMatrIX"),
+            ("correct horse battery staple", "correct horse battery staple"),
+            ("π\u00df\u00e5", "π\u00df\u00e5"),
+            ("Jack of \u2666s", "Jack of \u2666s"),
+            ("foo\u1680bar", "foo bar"),
+            ("non\u00a0breaking\u3000wide", "non breaking wide"),
+            ("e\u0301", "\u00e9"),
+            ("\u212b", "\u00c5"),
+            # Neither case nor width changes, and joiners stay.
+            ("\uff21\uff71", "\uff21\uff71"),
+            ("\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
+        ],
+    )
+    def test_prepared(self, text: str, prepared: str) -> None:
+        assert opaque_string(text) == prepared
+        assert opaque_string(prepared) == prepared
+
+    @pytest.mark.parametrize(
+        "char",
+        "\0 \n \x7f \x85 \u00ad \u034f \u0378 \u0640 \u1100 \u115f \u180e \u2028 \u202e \u3164 \ud800 \ue000 \ufe0f "
+        "\ufeff \ufffe \U000e0001 \U000e0100".split(" "),
+    )
+    def test_forbidden(self, char: str) -> None:
+        with pytest.raises(ValueError, match="not allowed"):
+            opaque_string(f"pass{char}word")
+
+    def test_names_and_passwords_are_prepared(self) -> None:
+        credentials = LongTermCredentials("us\u00a0er", "e\u0301")
+        assert credentials.challenge(error(401, REALM="re\u00a0alm", NONCE=b"one"), None)
+        message, _ = signed(credentials)
+        assert message.attributes["USERNAME"] == "us er"
+        # What the server has sent is echoed as it came, and hashed as it should be.
+        assert message.attributes["REALM"] == "re\u00a0alm"
+        assert message.check_message_integrity(make_integrity_key("us er", "re alm", "\u00e9"))
+
+    def test_realm_that_cannot_be_prepared(self) -> None:
+        message, _ = signed(challenged(REALM="odd\x01realm"))
+        assert message.check_message_integrity(make_integrity_key("user", "odd\x01realm", "pass"))
+
+    def test_realm_with_a_trailing_null(self) -> None:
+        message, _ = signed(challenged(REALM="realm\0"))
+        assert message.attributes["REALM"] == "realm\0"
+        assert message.check_message_integrity(make_integrity_key("user", "realm", "pass"))
+
+    def test_what_cannot_be_used_is_told(self) -> None:
+        credentials = LongTermCredentials("user", "pass\n")
+        assert credentials.fault == r"the character '\n' is not allowed in user names and passwords"
+        assert not credentials.challenge(error(401, REALM="realm", NONCE=b"one"), None)
+        assert credentials.sign(request()) is None
+        credentials.update("user", "pass")
+        assert credentials.fault == ""
+        assert signed(credentials)[1].nonce == b"one"
+
+
+class TestForbiddenMd5:
+    """Systems that know nothing but what FIPS allows."""
+
+    @pytest.fixture(autouse=True, params=[ValueError, AttributeError])
+    def forbidden(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        def md5(*args: Any, **options: Any) -> Any:
+            raise request.param("disabled for FIPS")
+
+        monkeypatch.setattr(hashlib, "md5", md5)
+
+    def test_it_is_noticed(self) -> None:
+        assert not md5_allowed()
+
+    @pytest.mark.parametrize("offered", [BOTH, BOTH[::-1]])
+    def test_sha256_is_taken(self, offered: list[tuple[int, bytes]]) -> None:
+        message, _ = signed(challenged(NONCE=ALGORITHMS_NONCE, PASSWORD_ALGORITHMS=offered))
+        assert message.attributes["PASSWORD-ALGORITHM"] == (SHA256, b"")
+
+    @pytest.mark.parametrize("more", [{}, {"PASSWORD_ALGORITHMS": [(MD5, b"")]}])
+    def test_a_server_without_it_is_named(self, more: dict[str, Any]) -> None:
+        credentials = LongTermCredentials("user", "pass")
+        assert not credentials.challenge(error(401, REALM="realm", NONCE=b"one", **more), None)
+        assert credentials.fault.endswith("MD5 is forbidden on this system")
 
 
 class TestSigning:
@@ -176,10 +267,12 @@ class TestChallenge:
         refusal = error(401, REALM="realm", NONCE=ALGORITHMS_NONCE, PASSWORD_ALGORITHMS=[(77, b"")])
         assert not credentials.challenge(refusal, None)
 
-    def test_bid_down_by_removal(self) -> None:
+    @pytest.mark.parametrize("code", [401, 438])
+    def test_bid_down_by_removal(self, code: int) -> None:
         # RFC 8489 §9.2.5: the nonce says that there were algorithms.
         credentials = LongTermCredentials("user", "pass")
-        assert not credentials.challenge(error(401, REALM="realm", NONCE=ALGORITHMS_NONCE), None)
+        assert not credentials.challenge(error(code, REALM="realm", NONCE=ALGORITHMS_NONCE), None)
+        assert "removed" in credentials.fault
 
     def test_no_way_back_to_sha1(self) -> None:
         credentials = challenged(NONCE=ALGORITHMS_NONCE, PASSWORD_ALGORITHMS=BOTH)
@@ -209,6 +302,19 @@ class TestVerification:
         credentials = challenged()
         _, signature = signed(credentials)
         assert credentials.verify(error(code), signature) is believed
+
+    @pytest.mark.parametrize(("offered", "believed"), [({}, False), ({"PASSWORD-ALGORITHMS": BOTH}, True)])
+    @pytest.mark.parametrize("first", [False, True])
+    def test_no_answer_tells_of_algorithms_that_are_not_there(
+        self, first: bool, offered: dict[str, Any], believed: bool
+    ) -> None:
+        # RFC 8489 §9.2.5: ignored, whatever it says and whoever signed it.
+        credentials = challenged()
+        _, signature = signed(credentials)
+        response = success()
+        response.attributes |= {"NONCE": ALGORITHMS_NONCE} | offered
+        response.add_message_integrity(make_integrity_key("user", "realm", "pass"))
+        assert credentials.verify(parse_message(bytes(response)), None if first else signature) is believed
 
     def test_the_key_is_that_of_the_request(self) -> None:
         credentials = challenged()

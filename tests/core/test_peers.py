@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from aioice.core.allocation import State
 from aioice.core.deadlines import PORTION
 from aioice.core.demux import CHANNEL_MAX, CHANNEL_MIN
 from aioice.core.machine import Deliver
-from aioice.core.message import Method
-from aioice.core.peers import CHANNEL_COOL_DOWN, CHANNEL_LIFETIME, RETRY_REFUSED, PeerRefused
-from tests.core.allocation_scene import CHECK, PEER, RELAY, bound, ready
+from aioice.core.message import Message, Method
+from aioice.core.peers import CHANNEL_COOL_DOWN, CHANNEL_LIFETIME, RETRY_REFUSED, PeerRefused, Permitted
+from tests.core.allocation_scene import CHECK, PEER, RELAY, bound, hosts, ready
 
 
 class TestPermission:
@@ -71,7 +72,8 @@ class TestPermission:
         scene.server.silent = set()
         scene.send(CHECK)
         scene.settle()
-        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "SEND"]
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND"]
+        assert scene.take(Permitted) == [Permitted(RELAY, PEER[0])]
 
     @pytest.mark.parametrize("code", [403, 500])
     def test_refresh_is_refused_for_a_while(self, code: int) -> None:
@@ -115,8 +117,9 @@ class TestPermission:
         scene.server.refuse = {Method.CREATE_PERMISSION: 400}
         scene.send(CHECK)
         scene.settle()
-        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "REFRESH", "CHANNEL_BIND", "channel"]
+        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "REFRESH", "CHANNEL_BIND"]
         assert scene.take(PeerRefused) == []
+        assert scene.take(Permitted) == [Permitted(RELAY, PEER[0])]
         scene.run(250)
         scene.send(b"data")
         assert scene.methods() == ["CREATE_PERMISSION", "REFRESH", "channel"]
@@ -150,18 +153,94 @@ class TestPermission:
         for number in range(200):
             scene.allocation.permit(scene.now, f"10.0.0.{number}")
         scene.settle()
-        scene.seen.clear()
+        assert scene.methods() == ["CREATE_PERMISSION"] * 200
+        assert len(scene.take(Permitted)) == 200
         scene.run(239.999)
         assert scene.methods() == []
         scene.now += 1
         scene.allocation.handle_timeout(scene.now)
         scene.drain()
-        assert len(scene.methods()) == PORTION
+        assert [len(hosts(seen)) for seen in scene.requests(Method.CREATE_PERMISSION)] == [PORTION]
         scene.allocation.handle_timeout(scene.now)
         scene.drain()
-        assert scene.methods() == []
+        assert scene.methods() == ["CREATE_PERMISSION"]
         scene.run(1)
-        assert len(scene.methods()) == 200 - PORTION
+        assert sum(len(hosts(seen)) for seen in scene.requests(Method.CREATE_PERMISSION)) == 200 - PORTION
+        assert scene.methods() == ["CREATE_PERMISSION"] * 6
+        # They were there already.
+        assert scene.take(Permitted) == []
+
+    def test_those_of_half_a_minute_are_renewed_together(self) -> None:
+        scene = ready()
+        for number in range(30):
+            scene.allocation.permit(scene.now, f"10.0.0.{number}")
+            scene.run(1)
+        scene.seen.clear()
+        scene.run(211)
+        assert [(round(seen.when - 100), len(hosts(seen))) for seen in scene.seen] == [(240, 30)]
+
+    def test_one_forbidden_host_does_not_cost_the_others(self) -> None:
+        scene = ready()
+        names = [f"10.0.0.{number}" for number in range(5)]
+        for name in names:
+            scene.allocation.permit(scene.now, name)
+        scene.run(1)
+        scene.seen.clear()
+
+        def override(request: Message) -> Message | None:
+            if (names[2], 0) in request.values("XOR-PEER-ADDRESS"):
+                return scene.server.error(request, 403)
+            return None
+
+        scene.server.override = override
+        scene.run(240)
+        assert [hosts(seen) for seen in scene.seen] == [names] + [[name] for name in names]
+        scene.run(60)
+        # The forbidden one lasts until its five minutes are over.
+        assert [refused.peer[0] for refused in scene.take(PeerRefused)] == [names[2]]
+        assert all(scene.peers._permissions[name].until > scene.now + 200 for name in names if name != names[2])
+
+    def test_trouble_of_the_server_splits_no_batch(self) -> None:
+        scene = ready()
+        for number in range(5):
+            scene.allocation.permit(scene.now, f"10.0.0.{number}")
+        scene.run(239)
+        scene.seen.clear()
+        scene.server.refuse = {Method.CREATE_PERMISSION: 508}
+        scene.run(2)
+        scene.server.refuse = {}
+        scene.run(RETRY_REFUSED)
+        assert [len(hosts(seen)) for seen in scene.seen] == [5, 5]
+        assert scene.take(PeerRefused) == []
+
+    def test_lost_batch(self) -> None:
+        scene = ready()
+        for number in range(5):
+            scene.allocation.permit(scene.now, f"10.0.0.{number}")
+        scene.run(239)
+        scene.server.silent = {Method.CREATE_PERMISSION}
+        scene.run(41)
+        scene.server.silent = set()
+        scene.seen.clear()
+        scene.run(8)
+        assert [len(hosts(seen)) for seen in scene.seen] == [5]
+        assert all(permission.until > scene.now for permission in scene.peers._permissions.values())
+
+    def test_computer_slept(self) -> None:
+        # All is overdue: the allocation is asked for first, then the permissions, together.
+        scene = ready()
+        for number in range(40):
+            scene.allocation.permit(scene.now, f"10.0.0.{number}")
+        scene.settle()
+        scene.seen.clear()
+        scene.now += 4 * 3600
+        scene.allocation.handle_timeout(scene.now)
+        scene.drain()
+        assert scene.methods() == ["REFRESH", "CREATE_PERMISSION"]
+        scene.run(1)
+        assert scene.methods() == ["CREATE_PERMISSION"]
+        assert len(scene.take(Permitted)) == 80
+        assert scene.allocation.state is State.READY
 
 
 class TestChannel:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.allocation import MAX_DATA
-from aioice.core.machine import Deliver
+from aioice.core.machine import Address, Deliver, Reason
 from aioice.core.message import Class, Message, Method
-from aioice.core.peers import MAX_ADDRESSES, MAX_HOSTS, MAX_WAITING
-from tests.core.allocation_scene import CHECK, PEER, RELAY, Scene, bound, ready, stream
+from aioice.core.peers import MAX_ADDRESSES, MAX_HOSTS, MAX_WAITING, PeerUnreachable, Permitted
+from tests.core.allocation_scene import CHECK, PEER, PEER6, RELAY, Scene, bound, dual, ready, stream
 
 
 class TestSend:
-    def test_check_leaves_behind_the_permission_and_again_when_that_is_confirmed(self) -> None:
+    def test_check_leaves_behind_the_permission_and_its_owner_is_told_when_that_is_confirmed(self) -> None:
         scene = ready()
         scene.delay = 0.05
         scene.send(CHECK)
         assert scene.methods() == ["CREATE_PERMISSION", "SEND"]
-        scene.run(0.06)
-        assert scene.methods() == ["SEND"]
+        scene.run(0.04)
+        assert scene.take(Permitted) == []
+        scene.run(0.02)
+        assert scene.take(Permitted) == [Permitted(RELAY, PEER[0])]
         scene.send(CHECK)
+        scene.send(CHECK, (PEER[0], 6001))
         scene.run(1)
-        assert scene.methods() == ["SEND"]
+        assert scene.methods() == ["SEND", "SEND"]
+        assert scene.take(Permitted) == []
 
     def test_send_indication(self) -> None:
         scene = ready()
@@ -31,17 +35,6 @@ class TestSend:
         assert message.message_class == Class.INDICATION
         assert message.attributes["DATA"] == CHECK
         assert message.attributes["XOR-PEER-ADDRESS"] == PEER
-
-    def test_only_the_last_check_is_kept(self) -> None:
-        scene = ready()
-        scene.delay = 0.05
-        other = (PEER[0], 6001)
-        for peer, data in ((PEER, CHECK), (other, CHECK + b"!"), (PEER, CHECK + b"?")):
-            scene.send(data, peer)
-        assert scene.methods() == ["CREATE_PERMISSION", "SEND", "SEND", "SEND"]
-        scene.run(0.06)
-        again = [seen.message.attributes["DATA"] for seen in scene.seen if seen.message]
-        assert again == [CHECK + b"!", CHECK + b"?"]
 
     def test_data_is_not_repeated(self) -> None:
         scene = ready()
@@ -66,11 +59,14 @@ class TestSend:
     def test_data_is_repeated_after_a_lost_request(self) -> None:
         scene = ready()
         scene.delay = None
+        scene.server.silent = {Method.CHANNEL_BIND}
+        scene.send(b"data")
         scene.send(CHECK)
         scene.seen.clear()
         scene.delay = 0.0
         scene.run(0.6)
-        assert scene.methods() == ["CREATE_PERMISSION", "SEND"]
+        # Checks are repeated by whoever makes them.
+        assert [seen.message.attributes.get("DATA") for seen in scene.seen if seen.message] == [None, None, b"data"]
 
     def test_what_waits_is_bounded(self) -> None:
         scene = ready()
@@ -128,6 +124,7 @@ class TestReceive:
         scene = ready()
         scene.allocation.permit(scene.now, PEER[0])
         scene.settle()
+        assert scene.take(Permitted)
         scene.indicate(b"data", (PEER[0], 9))
         assert scene.outputs == [Deliver(RELAY, (PEER[0], 9), b"data")]
 
@@ -160,7 +157,7 @@ class TestReceive:
             scene.receive(bytes(Message(method, message_class, bytes(12), attributes)))
         unknown = bytes(Message(Method.DATA, Class.INDICATION, bytes(12), whole)) + b"\x7f\xff\x00\x00"
         scene.receive(unknown[:2] + (len(unknown) - 20).to_bytes(2, "big") + unknown[4:])
-        assert scene.outputs == []
+        assert scene.take(Permitted) and scene.outputs == []
         assert scene.allocation.dropped == 5
 
     def test_empty_datagram(self) -> None:
@@ -198,3 +195,57 @@ class TestReceive:
         scene.indicate()
         scene.receive(b"\x40\x00\x00\x00")
         assert scene.take(Deliver) == []
+
+
+class TestIcmp:
+    """RFC 8656 §11.6."""
+
+    @pytest.mark.parametrize(
+        ("peer", "kind", "reason"),
+        [
+            (PEER, (3, 3), Reason.REFUSED),
+            (PEER, (3, 0), Reason.UNREACHABLE),
+            (PEER, (3, 1), Reason.UNREACHABLE),
+            (PEER, (3, 13), Reason.UNREACHABLE),
+            (PEER, (3, 4), None),
+            (PEER, (11, 0), None),
+            (PEER, (1, 4), None),
+            (PEER6, (1, 4), Reason.REFUSED),
+            (PEER6, (1, 3), Reason.UNREACHABLE),
+            (PEER6, (2, 0), None),
+            (PEER6, (3, 0), None),
+        ],
+    )
+    def test_hard_errors_are_told(self, peer: Address, kind: tuple[int, int], reason: Reason | None) -> None:
+        scene = dual()
+        scene.send(CHECK, peer)
+        scene.settle()
+        scene.outputs.clear()
+        scene.icmp(peer, *kind)
+        link = RELAY if peer is PEER else RELAY + 1
+        assert scene.outputs == ([] if reason is None else [PeerUnreachable(link, peer, reason)])
+        assert scene.allocation.dropped == 0
+
+    def test_server_that_does_not_know_the_port(self) -> None:
+        scene = ready()
+        for port in (7000, 6000):
+            scene.send(CHECK, (PEER[0], port))
+        scene.icmp((PEER[0], 0), 3, 3)
+        assert [told.peer for told in scene.take(PeerUnreachable)] == [(PEER[0], 6000), (PEER[0], 7000)]
+
+    def test_about_strangers(self) -> None:
+        scene = ready()
+        scene.icmp(PEER, 3, 3)
+        scene.server.refuse = {Method.CREATE_PERMISSION: 403}
+        scene.send(CHECK)
+        scene.settle()
+        scene.icmp(PEER, 3, 3)
+        assert scene.take(PeerUnreachable) == []
+        assert scene.allocation.dropped == 2
+
+    def test_although_a_channel_is_bound(self) -> None:
+        scene = bound()
+        scene.icmp(PEER, 3, 3)
+        assert len(scene.take(PeerUnreachable)) == 1
+        scene.send(b"data")
+        assert scene.methods() == ["channel"]

@@ -166,7 +166,7 @@ class State(Enum):
 class Relay:
     """One relayed address: a dual allocation has two, each with a lifetime of its own (RFC 8656 §8)."""
 
-    __slots__ = ("link", "family", "lifetime", "renew_at", "ends_at", "refreshing", "refreshed")
+    __slots__ = ("link", "family", "lifetime", "renew_at", "ends_at", "refreshing", "refreshed", "graced")
 
     def __init__(self, link: int, family: int) -> None:
         self.link = link
@@ -176,10 +176,13 @@ class Relay:
         self.ends_at = 0.0
         self.refreshing = False
         self.refreshed = float("-inf")
+        #: It has outlived its end in hope of an answer.
+        self.graced = False
 
     def renewed(self, now: float, lifetime: float, started: float) -> None:
         """The server keeps it for ``lifetime`` seconds from when it was asked, at ``started`` (RFC 8656 §7.3, §8.3)."""
         self.lifetime = lifetime
+        self.graced = False
         self.renew_at = max(started + min(max(lifetime * REFRESH_PART, FLOOR), CEILING), now + FLOOR)
         self.ends_at = max(started + lifetime, self.renew_at + FLOOR)
 
@@ -607,7 +610,8 @@ class Allocation:
 
     def _overdue(self, now: float, relay: Relay) -> None:
         """The lifetime is over; if we have slept through the renewal, the server still has to say so."""
-        if relay.refreshing and now < relay.refreshed + GRACE:
+        if relay.refreshing and not relay.graced and now < relay.refreshed + GRACE:
+            relay.graced = True
             relay.ends_at = relay.refreshed + GRACE
         else:
             self._lost(relay, "the allocation has expired")
