@@ -223,7 +223,7 @@ async def test_strangers() -> None:
     await close(a, b)
 
 
-# ------------------------------------------------------------------------------------------- the batch API, the callback
+# ----------------------------------------------------------------------------------------- the batch API, the callback
 
 
 async def test_send_nowait_and_many() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .linux import (
@@ -224,7 +225,7 @@ class UdpTransport(UdpSender):
 
     def _read_batches(self) -> None:
         """As :meth:`_read_ready`; the buffer holds the largest batch, for what does not fit would be lost."""
-        started = self._loop.time()
+        started = monotonic()  # uvloop's clock stands still within a turn
         for count in range(self._batch):
             if self._closing:
                 return
@@ -246,7 +247,7 @@ class UdpTransport(UdpSender):
                     self._protocol.datagram_received(data, peer)
             except Exception as exc:
                 self._contain(exc)
-            if count and self._loop.time() - started > READ_TIME:
+            if count and monotonic() - started > READ_TIME:
                 return
         self._read_more()
 
