@@ -281,7 +281,8 @@ class TestRefusals:
         async def main() -> None:
             scene = Scene()
             sent = datagrams(10)
-            scene.sock.batches = [*([BlockingIOError()] if queued else []), OSError(code, "no batch")]
+            refusals = [OSError(code, "no batch")] * (1 if again == "always" else sender.RETRIES)
+            scene.sock.batches = [*([BlockingIOError()] if queued else []), *refusals]
             scene.send(*sent)
             await scene.arrived(10)
             assert scene.data == sent
@@ -296,16 +297,19 @@ class TestRefusals:
         run(main())
 
     @pytest.mark.parametrize("queued", [False, True])
-    def test_an_error_of_another_peer_delays_nothing(self, run: Run, queued: bool) -> None:
+    @pytest.mark.parametrize("code", [errno.ECONNREFUSED, errno.EMSGSIZE])
+    def test_an_error_of_another_peer_delays_nothing(self, run: Run, queued: bool, code: int) -> None:
+        """Nor does it end the batches: what ICMP says of another path's MTU comes in the same form."""
+
         async def main() -> None:
             scene = Scene()
-            refused = ConnectionRefusedError(errno.ECONNREFUSED, "somebody else")
-            scene.sock.batches = [*([BlockingIOError()] if queued else []), refused]
+            scene.sock.batches = [*([BlockingIOError()] if queued else []), OSError(code, "somebody else")]
             sent = datagrams(10)
             scene.send(*sent)
             await scene.arrived(10)
             assert scene.data == sent
             assert scene.protocol.errors == []
+            assert scene.calls == [1, 1, 8]
             scene.close()
 
         run(main())
