@@ -143,6 +143,12 @@ class StreamTransport(asyncio.DatagramTransport):
         self._flush()
         return len(datagrams)
 
+    def discard(self, addr: Any = None) -> None:
+        """Forget what waits for the end of the turn: data, as all else leaves at once."""
+        if self._frames:
+            self._frames.clear()
+            self._waiting = 0
+
     def _has_room(self, data: Buffer) -> bool:
         if self._closing:
             return False
