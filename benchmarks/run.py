@@ -1,9 +1,10 @@
 """Measures this package against aioice 0.13.0, in turns, each case in a process of its own.
 
-    python benchmarks/run.py [--quick] [--only CASE …] [--json FILE] [--check]
+    python benchmarks/run.py [--quick] [--only CASE …] [--json FILE] [--plots DIRECTORY] [--check]
 
-The old release is installed into ``.cache/benchmarks`` once. ``--check`` ends with 1 when a row misses what it has to
-reach. Both sides can be replaced: ``--new PYTHON`` and ``--old PYTHON`` take interpreters that import what is measured.
+Datagrams are also measured against bare sockets (``datagrams.py`` has the rows). The old release is installed into
+``.cache/benchmarks`` once. ``--check`` ends with 1 when a row misses what it has to reach. Both sides can be replaced:
+``--new PYTHON`` and ``--old PYTHON`` take interpreters that import what is measured.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import datagrams
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
@@ -186,6 +189,10 @@ class Side(NamedTuple):
         numbers: dict[str, list[float]] = json.loads(self._output(*command))
         return numbers
 
+    def data(self, case: str, seconds: float) -> dict[str, list[float]]:
+        numbers: dict[str, list[float]] = json.loads(self._output(str(HERE / "data.py"), case, str(seconds)))
+        return numbers
+
     def _output(self, *arguments: str) -> str:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         if self.path is not None:
@@ -198,7 +205,16 @@ def old_python() -> str:
     python = OLD_VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         venv.create(OLD_VENV, with_pip=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"aioice=={OLD}"]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            f"aioice=={OLD}",
+            "uvloop",
+        ]
         subprocess.run(command, check=True)
     return str(python)
 
@@ -216,11 +232,23 @@ def measure(sides: tuple[Side, Side], names: list[str], quick: bool) -> tuple[Nu
     return numbers
 
 
+def measure_data(sides: tuple[Side, Side], groups: list[str], quick: bool) -> datagrams.Numbers:
+    """Bare sockets run on the interpreter of the old release, as nothing but it is needed."""
+    by_name = {datagrams.OLD: sides[0], datagrams.NEW: sides[1], datagrams.BARE: sides[0]}
+    numbers: datagrams.Numbers = {}
+    for group in groups:
+        print(f"{group}: {', '.join(datagrams.cases_of(group))}", file=sys.stderr)
+        numbers[group] = datagrams.measure(group, lambda side, case, time: by_name[side].data(case, time), quick)
+    return numbers
+
+
 def main() -> int:
+    names = [*CASES, *datagrams.GROUPS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer runs, for a first look")
-    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--only", nargs="+", choices=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results and all numbers there")
+    parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="draw them there; needs matplotlib")
     parser.add_argument("--check", action="store_true", help="end with 1 when a row misses what it has to reach")
     parser.add_argument("--new", metavar="PYTHON", help="the interpreter that imports this package")
     parser.add_argument("--old", metavar="PYTHON", help=f"the interpreter that imports aioice {OLD}")
@@ -230,11 +258,17 @@ def main() -> int:
     new = Side(options.new, None) if options.new else Side(old.python, str(ROOT / "src"))
     for side in (old, new):
         print(side.version().strip(), file=sys.stderr)
-    numbers = measure((old, new), options.only or list(CASES), options.quick)
-    found = results(*numbers)
+    wanted = options.only or names
+    numbers = measure((old, new), [name for name in wanted if name in CASES], options.quick)
+    data = measure_data((old, new), [name for name in wanted if name in datagrams.GROUPS], options.quick)
+    found = results(*numbers) + datagrams.results(data)
     print(table(found))
+    content = {"results": found, "old": numbers[0], "new": numbers[1], "data": data}
+    if options.plots:
+        import plots
+
+        plots.draw(content, options.plots)
     if options.json:
-        content = {"results": found, "old": numbers[0], "new": numbers[1]}
         options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return 1 if options.check and any(row["reached"] is False for row in found) else 0
 

@@ -1029,7 +1029,7 @@ class Connection:
             self._queue.put_many(datagrams, component)
             return
         for data in datagrams:
-            self.data_received(data, component)
+            self._hand_over(self.data_received, data, component)
 
     def _hand_over(self, receiver: Callable[[bytes, int], object], data: bytes, component: int) -> None:
         try:

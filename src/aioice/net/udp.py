@@ -11,13 +11,13 @@ import asyncio
 import errno
 import os
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .linux import (
     ERROR_ANCILLARY,
     GRO_ANCILLARY,
     HAS_ERROR_QUEUE,
-    HAS_OFFLOAD,
     batch_size,
     icmp_errno,
     read_batches,
@@ -172,7 +172,7 @@ class UdpTransport(UdpSender):
         #: For how many wake-ups a second read is not tried, and how many of them are left.
         self._single = self._alone = 0
         #: Whether UDP_GRO is on; None if that has not been tried.
-        self._gro: bool | None = None if HAS_OFFLOAD else False
+        self._gro: bool | None = None
         loop.add_reader(self._fd, self._read_ready)
         try:
             protocol.connection_made(self)
@@ -288,7 +288,7 @@ class UdpTransport(UdpSender):
 
     def _read_batches(self) -> None:
         """As :meth:`_read_ready`; the buffer holds the largest batch, for what does not fit would be lost."""
-        started = self._loop.time()
+        started = monotonic()  # uvloop's clock stands still within a turn
         for count in range(self._batch):
             if self._closing:
                 return
@@ -310,7 +310,7 @@ class UdpTransport(UdpSender):
                     self._protocol.datagram_received(data, peer)
             except Exception as exc:
                 self._contain(exc)
-            if count and self._loop.time() - started > READ_TIME:
+            if count and monotonic() - started > READ_TIME:
                 return
         self._read_more()
 
