@@ -859,13 +859,14 @@ class Connection:
 
         :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
         """
-        data = self._queue.pop()
+        queue = self._queue
+        data = queue.pop()
         if data is None:
-            waiter = self._waiter()
+            waiter = queue.waiter() if self._nominated and self._receiver is None else self._waiter()
             try:
                 data, _ = await waiter
             except asyncio.CancelledError:
-                self._queue.give_up(waiter)
+                queue.give_up(waiter)
                 raise
         return data
 

@@ -265,20 +265,16 @@ class UdpTransport(UdpSender):
                 received(data, addr[:2] if self._ipv6 else addr)
             except Exception as exc:
                 self._contain(exc)
+        if self._alone:
+            self._alone -= 1
+            return
         if self._batch >= GRO_TRIGGER and self._gro is None:
             self._gro = read_batches(self._sock)
-        self._read_more()
-
-    def _read_more(self) -> None:
-        """All reads brought something: twice as many at the next wake-up, but no second one where it is seldom of use
-        (each wake-up of a conversation brings one)."""
-        if self._batch == 1 and self._alone > 0:
-            self._alone -= 1
-        else:
-            self._batch = min(2 * self._batch, READ_BATCH)
+        self._batch = min(2 * self._batch, READ_BATCH)
 
     def _nothing_more(self, count: int) -> None:
-        """``count`` reads were all there was."""
+        """``count`` reads were all there was. Where that is one for each wake-up, as in a conversation, a second one is
+        seldom tried."""
         self._alone = min(2 * self._single + 1, MAX_SINGLE) if count == 1 else 0
         self._single = self._alone
         self._batch = count or 1
@@ -312,7 +308,10 @@ class UdpTransport(UdpSender):
                 self._contain(exc)
             if count and monotonic() - started > READ_TIME:
                 return
-        self._read_more()
+        if self._alone:
+            self._alone -= 1
+        else:
+            self._batch = min(2 * self._batch, READ_BATCH)
 
     def _deliver_batch(self, data: bytes, size: int, peer: Address) -> None:
         deliver: Callable[[bytes, int, Address], None] | None = getattr(self._protocol, "batch_received", None)
