@@ -88,7 +88,7 @@ async def test_throughput() -> None:
 async def test_chat() -> None:
     """What one types the other reads, escaped; who ends the input ends the conversation."""
     async with two(right=()) as (a, b):
-        await write(a, "hello \x1b[2J\n".encode())
+        await write(a, b"hello \x1b[2J\n")
         assert await line_of(b) == b"them  hello \\x1b[2J\n"
         await write(b, b"hi\n")
         assert await line_of(a) == b"them  hi\n"

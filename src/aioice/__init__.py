@@ -10,7 +10,7 @@ from .ice import Candidate, Connection, ConnectionClosed, ConnectionState, Trans
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from . import mdns, turn
+    from . import mdns, trace, turn
 
 __all__ = [
     "Candidate",
@@ -22,6 +22,7 @@ __all__ = [
     "ice",
     "mdns",
     "stun",
+    "trace",
     "turn",
     "utils",
 ]
@@ -31,7 +32,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> "ModuleType":
-    """``aioice.mdns`` and ``aioice.turn`` are imported when they are asked for: many programs need neither."""
-    if name in ("mdns", "turn"):
+    """``aioice.mdns``, ``.trace`` and ``.turn`` are imported when they are asked for: many programs need none."""
+    if name in ("mdns", "trace", "turn"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

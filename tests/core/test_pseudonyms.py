@@ -253,14 +253,18 @@ class TestAddresses:
         assert Pseudonyms(addresses=True).packet(data)[-4:] == bytes(4)
 
     def test_in_phrases(self) -> None:
-        message = Message(Method.BINDING, Class.ERROR, ID, {"ERROR-CODE": (403, "not 203.0.113.9"), "REALM": "10.1.2.3"})
+        message = Message(
+            Method.BINDING, Class.ERROR, ID, {"ERROR-CODE": (403, "not 203.0.113.9"), "REALM": "10.1.2.3"}
+        )
         attributes = parse_message(Pseudonyms(addresses=True).packet(bytes(message))).attributes
         assert attributes["ERROR-CODE"] == (403, "not 111.1.111.1") and attributes["REALM"] == "11.1.1.1"
         assert parse_message(Pseudonyms().packet(bytes(message))).attributes["REALM"] == "10.1.2.3"
 
     def test_of_a_candidate(self) -> None:
         pseudonyms = Pseudonyms(addresses=True)
-        candidate = Candidate.from_sdp("hash 1 udp 1 203.0.113.9 9 typ srflx raddr 10.1.2.3 rport 5 ufrag abcd x 10.9.9.9")
+        candidate = Candidate.from_sdp(
+            "hash 1 udp 1 203.0.113.9 9 typ srflx raddr 10.1.2.3 rport 5 ufrag abcd x 10.9.9.9"
+        )
         candidate.address = "203.0.113.9"
         other = pseudonyms.candidate(candidate)
         assert (other.host, other.address) == (pseudonyms.host("203.0.113.9"),) * 2
@@ -279,7 +283,13 @@ class TestAddresses:
 class TestFoundations:
     def test_those_of_the_trace_keep_their_numbers(self) -> None:
         reading = Foundations()
-        assert [reading.foundation(text) for text in ("hash", "f1", "f4", "other", "hash")] == ["f1", "f1", "f4", "f5", "f1"]
+        assert [reading.foundation(text) for text in ("hash", "f1", "f4", "other", "hash")] == [
+            "f1",
+            "f1",
+            "f4",
+            "f5",
+            "f1",
+        ]
 
     def test_of_a_candidate(self) -> None:
         candidate = Candidate.from_sdp("hash 1 udp 1 203.0.113.9 9 typ host")

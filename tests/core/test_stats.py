@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aioice.core.stats import Traffic, collect
 from aioice.core.message import Class
+from aioice.core.stats import Traffic, collect
 from tests.scenarios.support import Pair, pair, puppeteer
 
 

@@ -120,7 +120,11 @@ class TestRecording:
 
     def test_verbs_by_their_signature(self) -> None:
         session = Session()
-        assert verb_parameters(session.agent.machine.connect) == ("remote_username", "remote_password", "remote_is_lite")
+        assert verb_parameters(session.agent.machine.connect) == (
+            "remote_username",
+            "remote_password",
+            "remote_is_lite",
+        )
         assert verb_parameters(session.agent.machine.next_number) is None
         assert verb_parameters("text") is None
 
