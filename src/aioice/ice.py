@@ -471,8 +471,8 @@ class Connection:
         """What became of asking each STUN and TURN server at each of its addresses, so far; a copy.
 
         A report has ``url``, ``component``, ``transport``, ``address`` and ``local`` address, ``verdict``
-        (:class:`~aioice.core.servers.Verdict`), the error ``code`` (0 if there is none), ``detail`` for people, the
-        round-trip time ``rtt`` in seconds and the ``candidates``.
+        (:class:`~aioice.core.servers.ServerVerdict`), the error ``code`` (0 if there is none), ``detail`` for people,
+        the round-trip time ``rtt`` in seconds and the ``candidates``.
         """
         return self._agent.server_reports
 
@@ -1029,7 +1029,7 @@ class Connection:
             self._queue.put_many(datagrams, component)
             return
         for data in datagrams:
-            self.data_received(data, component)
+            self._hand_over(self.data_received, data, component)
 
     def _hand_over(self, receiver: Callable[[bytes, int], object], data: bytes, component: int) -> None:
         try:

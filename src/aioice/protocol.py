@@ -98,7 +98,12 @@ class StunProtocol(asyncio.DatagramProtocol):
                 many(datagrams, component)
                 return
         for datagram in datagrams:
-            self.datagram_received(datagram, peer)
+            try:
+                self.datagram_received(datagram, peer)
+            except Exception as exc:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "aioice: exception in the receiver of a datagram", "exception": exc, "protocol": self}
+                )
 
     def _stun_received(self, data: bytes, peer: Address) -> None:
         transaction = self.transactions.get(data[8:20]) if self.transactions else None

@@ -202,11 +202,11 @@ def servers_of(servers: Sequence[IceServer]) -> tuple[StunServer | TurnServer, .
             url = parse_url(text)
             if url.scheme == "stun":
                 found.append(StunServer(url.host, url.port, url.transport, url.tls, text))
-            elif isinstance(server.credential, str) or server.credential is None:
-                user, password = server.username, server.credential
-                found.append(TurnServer(url.host, url.port, url.transport, url.tls, user, password, None, text))
-            else:
-                found.append(TurnServer(url.host, url.port, url.transport, url.tls, None, None, number, text))
+                continue
+            user, password, source = server.username, server.credential, None
+            if not (password is None or isinstance(password, str)):
+                user, password, source = None, None, number
+            found.append(TurnServer(url.host, url.port, url.transport, url.tls, user, password, source, text, number))
     return tuple(found)
 
 
@@ -217,10 +217,11 @@ async def fetch_credentials(server: IceServer, now: Callable[[], float]) -> tupl
     """
     assert server.credential is not None and not isinstance(server.credential, str)
     fetched = await server.credential()
-    username, password, *rest = fetched
-    lifetime = rest[0] if rest else None
-    if not (isinstance(username, str) and isinstance(password, str) and len(rest) < 2):
+    if not isinstance(fetched, tuple | list) or not 2 <= len(fetched) <= 3:
         raise ValueError("it must give a username, a password and perhaps a lifetime")
+    username, password, lifetime = (*fetched, None)[:3]
+    if not (isinstance(username, str) and isinstance(password, str)):
+        raise ValueError("the username and the password must be texts")
     return username, password, None if lifetime is None else now() + float(lifetime)
 
 

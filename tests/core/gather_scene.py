@@ -57,6 +57,8 @@ def turn_answer(request: Message, refuse: int = 0, *relayed: Address, more: dict
         kind, attributes = Class.RESPONSE, {"LIFETIME": 600}
         if request.message_method == Method.ALLOCATE:
             attributes |= {"XOR-RELAYED-ADDRESS": Several(relayed or (RELAYED,)), "XOR-MAPPED-ADDRESS": MAPPED}
+            if "ADDITIONAL-ADDRESS-FAMILY" in request.attributes and len(relayed) < 2:
+                attributes["ADDRESS-ERROR-CODE"] = (2, 440, "")
             attributes |= more or {}
     answer = Message(request.message_method, kind, request.transaction_id, attributes)
     answer.add_message_integrity(KEY)

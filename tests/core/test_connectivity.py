@@ -657,7 +657,6 @@ class TestTriggeredChecks:
         scene = Scene(controlling=False)
         best, worse = scene.valid(priority=5), scene.pair(priority=3)
         scene.generation.selection.nominate(best)
-        scene.hear(check("ICE-CONTROLLING"), worse.peer)
         scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer)
         assert len(scene.checks) == 1 and not worse.use_candidate
         better = scene.pair(priority=9)
@@ -665,6 +664,17 @@ class TestTriggeredChecks:
         assert len(scene.checks) == 1
         scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), better.peer)
         assert scene.asked[1:] == [better.peer[1]]
+
+    def test_of_a_worse_pair_that_the_peer_picks(self) -> None:
+        """It has checked the pair before it nominates it: the one before is dead for it."""
+        scene = Scene(controlling=False)
+        best, worse = scene.valid(priority=5), scene.pair(priority=3)
+        scene.generation.selection.nominate(best)
+        scene.hear(check("ICE-CONTROLLING"), worse.peer)
+        assert len(scene.checks) == 1
+        scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer)
+        assert scene.asked[1:] == [worse.peer[1]] and worse.use_candidate
+        assert scene.generation.selection.nominate(worse)
 
 
 class TestPeerReflexive:
@@ -967,6 +977,20 @@ class TestBadNews:
         scene.drain()
         assert scene.take(Dead) == [Dead(scene.generation, pair)]
         assert (pair.state, pair.why_failed) == (PairState.FAILED, "the relay says no")
+
+    def test_permitted_by_the_relay(self) -> None:
+        """RFC 8656 §9: what left before was dropped, so each check in flight leaves once more, the same."""
+        scene = Scene()
+        scene.valid()
+        pair, transmit = scene.checked()
+        assert pair.request is not None
+        before = pair.request.deadline
+        sent = len(scene.sent)
+        for link, host in ((2, pair.peer[0]), (1, "203.0.113.250"), (1, pair.peer[0])):
+            scene.checker.permitted(link, host)
+        scene.drain()
+        assert [again for _, again in scene.sent[sent:]] == [transmit]
+        assert pair.request.deadline == before
 
     def test_a_lost_socket_has_no_requests(self) -> None:
         scene = Scene()

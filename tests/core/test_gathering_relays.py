@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.candidate import candidate_foundation
-from aioice.core.gathering import BaseLost, Found, RelayRefused
+from aioice.core.gathering import BaseLost, Found, RelayPermits, RelayRefused, RelayUnreachable
 from aioice.core.machine import (
     Close,
     Deliver,
@@ -179,6 +179,19 @@ class TestRelay:
         scene.gatherer.relay(scene.now, 2, ("203.0.113.77", 6000), b"\0\1" + bytes(18))
         scene.drain()
         assert scene.take(RelayRefused) == [RelayRefused(2, ("203.0.113.77", 6000), 403)]
+
+    def test_what_the_server_says_of_peers(self) -> None:
+        scene = Scene(turn=TURN_SERVER).gather()
+        peer = ("203.0.113.77", 6000)
+        scene.gatherer.relay(scene.now, 2, peer, b"\0\1" + bytes(18))
+        scene.drain()
+        assert scene.take(RelayPermits) == [RelayPermits(2, peer[0])]
+        icmp = {"XOR-PEER-ADDRESS": peer, "ICMP": bytes((0, 0, 3, 3)) + bytes(4)}
+        scene.gatherer.handle_datagram(
+            scene.now, 1, TURN, bytes(Message(Method.DATA, Class.INDICATION, bytes(12), icmp))
+        )
+        scene.drain()
+        assert scene.take(RelayUnreachable) == [RelayUnreachable(2, peer, Reason.REFUSED)]
 
     def test_a_server_that_is_gone(self) -> None:
         scene = Scene(None, TURN_SERVER._replace(transport="tcp")).gather()

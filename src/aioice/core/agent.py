@@ -641,6 +641,11 @@ class Agent:
         use = self._sending.uses.get(pair.component)
         if use is not None and use.pair is pair:
             again = generation.selection.pairs.get(pair.component)
+            if again is None and pair.base.link not in self._bases:
+                # The pairs that the nomination made superfluous are needed now.
+                for base in self._bases.values():
+                    for remote in generation.remote_candidates:
+                        self._pair(generation, base, remote)
             if again is not None:
                 self._send_on(now, generation, again)
             elif generation is self._generation and (
@@ -685,6 +690,10 @@ class Agent:
         self._sending.answered(now, answer.pair, answer.transaction_id)
 
     def _doubts_changed(self, now: float, changed: DoubtsChanged) -> None:
+        use = self._sending.uses.get(changed.component)
+        if use is not None and use.doubted:
+            # It may be the relay that has forgotten us: a new one can be had before consent expires.
+            self._gatherer.probe(now, use.pair.base.link)
         self._changed = True
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:

@@ -61,6 +61,7 @@ class Pair:
         "local",
         "nominated",
         "use_candidate",
+        "deliberate",
         "request",
         "sent_at",
         "valid_since",
@@ -86,6 +87,8 @@ class Pair:
         self.nominated = False
         #: Controlling: the check in flight nominates. Controlled: the peer has asked to nominate.
         self.use_candidate = False
+        #: Controlled: the peer has checked the pair without nominating it, so that a nomination is its choice.
+        self.deliberate = False
         #: The check in flight whose time-out makes the pair fail.
         self.request: Request | None = None
         self.sent_at = float("-inf")

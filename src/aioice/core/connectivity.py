@@ -511,7 +511,10 @@ class Checker:
             return
         wants = "USE-CANDIDATE" in check.message.attributes and not self.controlling
         chosen = generation.selection.pairs.get(pair.component)
-        if chosen is not None and chosen.nominated and not (wants and pair.priority > chosen.priority):
+        if not (wants or self.controlling):
+            pair.deliberate = True
+        better = chosen is None or pair.priority > chosen.priority or (pair.deliberate and not pair.nominated)
+        if chosen is not None and chosen.nominated and not (wants and better):
             return
         if wants:
             pair.use_candidate = True

@@ -18,6 +18,7 @@ from .checklist import Base
 from .hiding import NOTHING, hidden, is_hidden, no_address, related_address, shown_report
 from .machine import (
     Close,
+    Connected,
     CredentialsFetched,
     FetchCredentials,
     LinkClosed,
@@ -40,10 +41,11 @@ from .servers import (
     RelayLost,
     RelayRefused,
     ServerReport,
+    ServerVerdict,
     StunServer,
     TurnServer,
-    Verdict,
 )
+from .waiting import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -66,13 +68,6 @@ __all__ = [
     "Withdrawn",
 ]
 
-#: A server that shows no sign of life holds gathering this long, in seconds: two transmissions of a query (RFC 8489
-#: §6.2.1) and an answer.
-SILENCE = 1.0
-#: One that has answered another base, or a base that another server has answered, holds it this many seconds and this
-#: many of the round trips that the answer took.
-GRACE = 0.1
-GRACE_ROUND_TRIPS = 3
 #: Seconds between two transactions with servers (RFC 8445 §14.2).
 TA = 0.005
 #: Seconds for which the addresses of a name are taken as known, and that it has none.
@@ -110,51 +105,6 @@ class Gathered(Record):
     """Whoever waits for the candidates of this component need not wait longer; late ones may still be found."""
 
     component: int
-
-
-class Job:
-    """The gathering of one component."""
-
-    __slots__ = ("component", "deadline", "opening", "pending", "answered", "links", "stun", "reported", "preferences")
-
-    def __init__(self, now: float, component: int, timeout: float) -> None:
-        self.component = component
-        self.deadline = now + timeout
-        #: Sockets being opened: link to address.
-        self.opening: dict[int, str] = {}
-        #: Servers that have not answered yet.
-        self.pending: list[Inquiry] = []
-        #: Who has answered, by name of the server, and who has got an answer, by link of the base: the time, and for
-        #: how much longer others are waited for that would tell the same.
-        self.answered: dict[str | int, tuple[float, float]] = {}
-        #: The bases that ask.
-        self.links: list[int] = []
-        #: STUN servers whose addresses are known.
-        self.stun: list[tuple[StunServer, tuple[str, ...]]] = []
-        self.reported = False
-        self.preferences: dict[str, int] = {}
-
-    @property
-    def finished(self) -> bool:
-        return not self.opening and not self.pending
-
-    def due(self) -> float:
-        """When to wait no longer."""
-        if self.opening:
-            return self.deadline
-        return min(self.deadline, max((self._due(inquiry) for inquiry in self.pending), default=self.deadline))
-
-    def _due(self, inquiry: Inquiry) -> float:
-        if inquiry.alive:
-            return self.deadline
-        due = inquiry.started + SILENCE
-        if not inquiry.asks_stun:
-            return due
-        known = [self.answered[key] for key in (inquiry.server.host, inquiry.link) if key in self.answered]
-        if not inquiry.link and self.links and all(link in self.answered for link in self.links):
-            # A name: whatever server it turns out to be, all bases have their answer.
-            known.append(max(self.answered[link] for link in self.links))
-        return min([due, *(max(answered, inquiry.started) + grace for answered, grace in known)])
 
 
 class Gatherer:
@@ -269,6 +219,12 @@ class Gatherer:
             self._relays.relay(now, link, peer, data)
             self._settle(now)
 
+    def probe(self, now: float, link: int) -> None:
+        """Nothing comes through this link any more: find out whether a relay behind it is still there."""
+        if self._relays is not None:
+            self._relays.probe(now, link)
+            self._settle(now)
+
     def keep(self, now: float, keeping: bool) -> None:
         """Whether candidates may still be needed that no pair in use stands on: keep their bindings alive."""
         if self._reflexive is not None:
@@ -332,8 +288,8 @@ class Gatherer:
     def _look_up(self, now: float, job: Job, server: StunServer) -> None:
         inquiry = Inquiry(server, job.component, now)
         if server.transport != "udp" or server.tls:
-            inquiry.end(Verdict.NOT_SUPPORTED, "STUN over TCP or TLS tells nothing about UDP sockets")
-            self._inquiries.append(inquiry)
+            inquiry.end(ServerVerdict.NOT_SUPPORTED, "STUN over TCP or TLS tells nothing about UDP sockets")
+            self._pend(inquiry)
             return
         try:
             literal = canonical_host(server.host)
@@ -363,7 +319,7 @@ class Gatherer:
             self._forget(inquiry)
             self._ask_stun(now, job, server, addresses[:MAX_ADDRESSES])
         else:
-            inquiry.end(Verdict.NAME_NOT_FOUND, "the name has no addresses")
+            inquiry.end(ServerVerdict.NAME_NOT_FOUND, "the name has no addresses")
         self._ended(now, Ended(inquiry))
 
     def _ask_stun(self, now: float, job: Job, server: StunServer, addresses: tuple[str, ...]) -> None:
@@ -463,10 +419,10 @@ class Gatherer:
                 self._names.answer(now, report.query, report.addresses, now + life)
         elif isinstance(report, CredentialsFetched):
             self._fetched(now, report)
-        elif isinstance(report, Opened | OpenFailed | LinkClosed | SendFailed):
+        elif isinstance(report, Opened | OpenFailed | Connected | LinkClosed | SendFailed):
             if self._relays is not None and self._relays.owns(report.link):
                 self._relays.handle_report(now, report)
-            else:
+            elif not isinstance(report, Connected):
                 self._link_report(now, report)
         self._settle(now)
 
@@ -587,9 +543,8 @@ class Gatherer:
         if base.link not in self._bases:
             return
         job = self._jobs.get(inquiry.component)
-        if job is not None and inquiry.pending and inquiry.rtt is not None:
-            for key in (inquiry.server.host, base.link):
-                job.answered.setdefault(key, (now, GRACE + GRACE_ROUND_TRIPS * inquiry.rtt))
+        if job is not None and inquiry.rtt is not None:
+            job.told(now, inquiry.server.host, base.link, inquiry.rtt)
         assert inquiry.address is not None
         candidate = self._reflexive_found(base, answer.mapped, inquiry.address[0])
         if candidate is not None:

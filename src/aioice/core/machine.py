@@ -210,6 +210,12 @@ class OpenFailed(Record):
     detail: str
 
 
+class Connected(Record):
+    """The peer of a stream that is being opened has taken the connection, TLS is under way: a sign of life, no more."""
+
+    link: int
+
+
 class LinkClosed(Record):
     """An opened link has gone by itself (a stream ended, a socket died)."""
 
@@ -268,7 +274,7 @@ class Tunables(Record):
         return self.retry_rto * (sum(waits) + min(16, 1 << self.retry_max))
 
 
-Report = Opened | OpenFailed | LinkClosed | SendFailed | Resolved | CredentialsFetched | Tunables
+Report = Opened | OpenFailed | Connected | LinkClosed | SendFailed | Resolved | CredentialsFetched | Tunables
 
 
 class Machine(Protocol):

@@ -10,7 +10,7 @@ from .machine import Reason, Transmit
 from .message import Class, Message, Method
 from .record import Record
 from .requests import Requests
-from .servers import Ended, Inquiry, Mapped, Verdict, explain, verdict_of
+from .servers import Ended, Inquiry, Mapped, ServerVerdict, explain, verdict_of
 from .turn_errors import describe
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Reflexive:
         self._bindings.clear()
         self._keep_at = None
 
-    def _end(self, inquiry: Inquiry, verdict: Verdict, detail: str = "", code: int = 0) -> None:
+    def _end(self, inquiry: Inquiry, verdict: ServerVerdict, detail: str = "", code: int = 0) -> None:
         if inquiry.pending:
             inquiry.end(verdict, detail, code)
             self._outputs.append(Ended(inquiry))
@@ -142,12 +142,12 @@ class Reflexive:
         # An RFC 3489 server knows MAPPED-ADDRESS only (RFC 8489 §11).
         mapped = message.attributes.get("XOR-MAPPED-ADDRESS") or message.attributes.get("MAPPED-ADDRESS")
         if message.unknown_required or mapped is None or not mapped[1]:
-            self._end(inquiry, Verdict.FAILED, "the answer has no address that could be used")
+            self._end(inquiry, ServerVerdict.FAILED, "the answer has no address that could be used")
             return
         if inquiry.pending:
             inquiry.rtt = now - request.started
         self._mapped(now, base, inquiry, mapped)
-        self._end(inquiry, Verdict.ANSWERED)
+        self._end(inquiry, ServerVerdict.ANSWERED)
 
     def _mapped(self, now: float, base: Base, inquiry: Inquiry, mapped: Address) -> None:
         binding = next((b for b in self._bindings if b.base is base and b.inquiry is inquiry), None)
@@ -171,7 +171,7 @@ class Reflexive:
                 inquiry.address = other
                 self._send(now, base, inquiry)
                 return
-        self._end(inquiry, Verdict.REFUSED, describe(message), message.error_code or 0)
+        self._end(inquiry, ServerVerdict.REFUSED, describe(message), message.error_code or 0)
 
     # ---------------------------------------------------------------------------------------------------- time, outputs
 
@@ -180,7 +180,7 @@ class Reflexive:
         for request in again:
             self._outputs.append(Transmit(request.link, request.peer, request.data))
         for request in failed:
-            self._end(request.context.inquiry, Verdict.TIMED_OUT, "the server does not answer")
+            self._end(request.context.inquiry, ServerVerdict.TIMED_OUT, "the server does not answer")
         if self._keep_at is not None and now >= self._keep_at:
             self._keep_at = now + KEEPALIVE
             for binding in self._bindings:

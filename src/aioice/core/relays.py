@@ -1,9 +1,9 @@
 """Allocations on TURN servers: which are asked, which are kept, and what follows when one is lost (RFC 8656 §7.4).
 
-All transports and addresses of one server are asked side by side. The first relay from it is the one that is used:
-what would give the same over the same or a worse transport is given up, while UDP that is slower than TCP or TLS is
-still waited for, and kept beside them. A server that does not give both address families at once is asked for the other
-one over a second 5-tuple.
+All transports and addresses of one server are asked side by side, and the URLs of one list that name the same host lead
+to one server. The first relay from it is the one that is used: what would give the same over the same or a worse
+transport is given up, while UDP that is slower than TCP or TLS is still waited for, and kept beside them. A server that
+does not give both address families at once is asked for the other one over a second 5-tuple.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .allocation import (
     WantCredentials,
 )
 from .demux import is_channel_data, is_stun
-from .machine import Done, Opened, OpenRelay, OpenStream, OpenUdp
+from .machine import Connected, Done, Opened, OpenRelay, OpenStream, OpenUdp
 from .servers import (
     Asked,
     Ended,
@@ -34,7 +34,7 @@ from .servers import (
     RelayPermits,
     RelayRefused,
     RelayUnreachable,
-    Verdict,
+    ServerVerdict,
     explain,
     verdict_of,
 )
@@ -61,7 +61,7 @@ STABLE = 30.0
 class Seat:
     """A relay that a component wants from one server, in whatever way it is to be had."""
 
-    __slots__ = ("component", "servers", "attempts", "live", "blocked", "wanted", "failures", "retry_at")
+    __slots__ = ("component", "servers", "attempts", "live", "wanted", "failures", "again_at", "retry_at")
 
     def __init__(self, component: int) -> None:
         self.component = component
@@ -69,11 +69,11 @@ class Seat:
         self.attempts: list[Attempt] = []
         #: Those of them that have given a relay.
         self.live: list[Attempt] = []
-        #: Until when an address is not to be asked again (RFC 8656 §7.4).
-        self.blocked: dict[tuple[int, Address], float] = {}
         #: It has had a relay, and is to get another one when that is lost.
         self.wanted = False
         self.failures = 0
+        #: When one of the ways that have failed may be tried again, at the earliest.
+        self.again_at = 0.0
         self.retry_at: float | None = None
 
 
@@ -129,6 +129,11 @@ def user_of(server: TurnServer) -> tuple[Any, ...]:
     return server.username, server.password, server.source
 
 
+def name_of(server: TurnServer) -> tuple[str, tuple[Any, ...]]:
+    """By whatever port and transport it is reached."""
+    return server.host.lower(), user_of(server)
+
+
 def rank_of(server: TurnServer) -> int:
     return 2 if server.tls else 0 if server.transport == "udp" else 1
 
@@ -153,6 +158,8 @@ class Relays:
         "_attempts",
         "_by_link",
         "server_links",
+        "_blocked",
+        "_lacking",
         "_closed",
     )
 
@@ -183,6 +190,10 @@ class Relays:
         self._by_link: dict[int, Attempt] = {}
         #: Links to servers, and whether they are streams: then it is a sign of life that they open.
         self.server_links: dict[int, bool] = {}
+        #: Until when a server is not to be asked again by a user, whatever the way (RFC 8656 §7.4).
+        self._blocked: dict[tuple[str, tuple[Any, ...]], float] = {}
+        #: Families that a server does not have (RFC 8656 §7.4: not to be asked for again).
+        self._lacking: set[tuple[Any, int]] = set()
         self._closed = False
 
     # ----------------------------------------------------------------------------------------------------------- verbs
@@ -191,7 +202,8 @@ class Relays:
         """Ask all of them for relays for ``component``; those of one host and user are one server."""
         seats: dict[Any, Seat] = {}
         for server in servers:
-            seats.setdefault((server.host.lower(), user_of(server)), Seat(component)).servers.append(server)
+            seat = seats.setdefault((server.entry, name_of(server)), Seat(component))
+            seat.servers.append(server)
         for seat in seats.values():
             seat.servers.sort(key=rank_of)
             self._seats.append(seat)
@@ -202,6 +214,13 @@ class Relays:
         attempt = self._by_link.get(link)
         if attempt is not None and attempt.allocation is not None:
             attempt.allocation.send(now, peer, data)
+            self._drain(now, attempt.allocation, attempt)
+
+    def probe(self, now: float, link: int) -> None:
+        """There are signs that the server has lost the allocation behind ``link``."""
+        attempt = self._by_link.get(link)
+        if attempt is not None and attempt.allocation is not None:
+            attempt.allocation.probe(now)
             self._drain(now, attempt.allocation, attempt)
 
     def tune(self, tunables: Tunables) -> None:
@@ -240,7 +259,8 @@ class Relays:
 
     def _begin(self, now: float, seat: Seat) -> None:
         seat.retry_at = None
-        seat.blocked = {place: until for place, until in seat.blocked.items() if now < until}
+        seat.again_at = float("inf")
+        self._blocked = {key: until for key, until in self._blocked.items() if now < until}
         begun = [
             self._attempt(now, seat, server, self._families, server.host.removesuffix("."))  # no certificate has that
             for server in seat.servers
@@ -248,7 +268,7 @@ class Relays:
         for attempt in begun:
             server = attempt.server
             if server.tls and server.transport != "tcp":
-                self._end(now, attempt, Verdict.NOT_SUPPORTED, "TURN over DTLS is not spoken here")
+                self._end(now, attempt, ServerVerdict.NOT_SUPPORTED, "TURN over DTLS is not spoken here")
                 continue
             if server.source is not None:
                 # It may take as long as the look-up: side by side.
@@ -267,7 +287,7 @@ class Relays:
         if self._closed or not attempt.inquiry.pending:
             return
         if not addresses:
-            self._end(now, attempt, Verdict.NAME_NOT_FOUND, "the name has no addresses")
+            self._end(now, attempt, ServerVerdict.NAME_NOT_FOUND, "the name has no addresses")
             return
         for number, host in enumerate(addresses[:MAX_ADDRESSES]):
             if number:
@@ -278,11 +298,13 @@ class Relays:
     def _ready(self, now: float, attempt: Attempt) -> None:
         """The address is known: get the credentials, wait for the turn, ask."""
         server = attempt.server
-        blocked = attempt.seat.blocked.get(attempt.place, 0.0)
-        if now < blocked:
-            self._end(now, attempt, Verdict.REFUSED, f"not to be asked again for {blocked - now:.0f} s")
+        until = self._blocked.get((attempt.place[1][0], user_of(server)), 0.0)
+        if now < until:
+            self._end(
+                now, attempt, ServerVerdict.REFUSED, f"not to be asked again for {until - now:.0f} s", again=until
+            )
         elif any(self._rivals(attempt)):
-            self._end(now, attempt, Verdict.NOT_NEEDED, "another URL leads to the same server")
+            self._end(now, attempt, ServerVerdict.NOT_NEEDED, "another URL leads to the same server")
         elif server.source is None:
             self._queue(now, attempt, (server.username, server.password, None))
         else:
@@ -306,7 +328,7 @@ class Relays:
         if self._closed or not attempt.inquiry.pending:
             return
         if isinstance(credentials, str):
-            self._end(now, attempt, Verdict.NO_CREDENTIALS, credentials)
+            self._end(now, attempt, ServerVerdict.NO_CREDENTIALS, credentials)
         else:
             self._queue(now, attempt, credentials)
 
@@ -353,14 +375,17 @@ class Relays:
                     inquiry.rtt = now - attempt.opened
             elif not is_channel_data(data):
                 # Whoever else lives on that port will not turn into a TURN server.
-                self._give_up(now, attempt, Verdict.NOT_STUN, f"it answers {data[:16]!a}")
+                self._give_up(now, attempt, ServerVerdict.NOT_STUN, f"it answers {data[:16]!a}")
                 return
         attempt.allocation.handle_datagram(now, link, peer, data)
         self._drain(now, attempt.allocation, attempt)
 
-    def handle_report(self, now: float, report: Opened | OpenFailed | LinkClosed | SendFailed) -> None:
+    def handle_report(self, now: float, report: Opened | OpenFailed | Connected | LinkClosed | SendFailed) -> None:
         attempt = self._by_link.get(report.link)
         if attempt is None or attempt.allocation is None:
+            return
+        if isinstance(report, Connected):
+            attempt.inquiry.alive = True
             return
         if isinstance(report, Opened) and report.link in self.server_links:
             attempt.opened = now
@@ -435,14 +460,23 @@ class Relays:
         attempt.relays[allocated.relay_link] = 6 if ":" in allocated.relayed[0] else 4
         self._outputs.append(Relayed(allocated.relay_link, allocated.relayed, allocated.mapped, inquiry, attempt.rank))
         if inquiry.pending:
-            self._end(now, attempt, Verdict.ANSWERED)
-        for other in seat.attempts[:]:
-            if other.rank >= attempt.rank and other.families == attempt.families:
-                self._give_up(now, other, Verdict.NOT_NEEDED, f"there is a relay from {inquiry.report().url}")
+            self._end(now, attempt, ServerVerdict.ANSWERED)
+        for other in list(self._attempts_of(attempt.server, seat.component)):
+            worse = other.rank > attempt.rank or (other.rank == attempt.rank and other.seat is seat)
+            if worse and other.families == attempt.families:
+                self._give_up(now, other, ServerVerdict.NOT_NEEDED, f"there is a relay from {inquiry.report().url}")
+
+    def _attempts_of(self, server: TurnServer, component: int) -> Iterator[Attempt]:
+        """What has not given a relay yet and goes to the same server, also from another list of URLs."""
+        for seat in self._seats:
+            if seat.component == component and name_of(seat.servers[0]) == name_of(server):
+                yield from seat.attempts
 
     def _family_missing(self, now: float, attempt: Attempt, missing: FamilyMissing) -> None:
         """A server before RFC 8656 passes the wish over: it is asked once more, over a second 5-tuple."""
-        if not missing.code:
+        if missing.code == 440:
+            self._lacking.add((name_of(attempt.server), missing.family))
+        elif not missing.code and (name_of(attempt.server), missing.family) not in self._lacking:
             self._ask_again(now, attempt, missing.family)
 
     def _ask_again(self, now: float, attempt: Attempt, family: int) -> None:
@@ -451,10 +485,12 @@ class Relays:
         self._ready(now, another)
 
     def _failed(self, now: float, attempt: Attempt, failed: AllocationFailed) -> None:
-        inquiry, seat = attempt.inquiry, attempt.seat
+        inquiry = attempt.inquiry
         if not inquiry.pending:
             return
         attempt.tries += 1
+        if failed.code == 440:
+            self._lacking.update((name_of(attempt.server), family) for family in attempt.families)
         visited = (*attempt.visited, attempt.place[1])
         step = next_step(failed.code, failed.response, attempt=attempt.tries, visited=visited)
         if step.step is Step.NEW_TUPLE:
@@ -462,10 +498,12 @@ class Relays:
         elif step.step is Step.REDIRECT and self._redirect(now, attempt, step.alternates, step.domain):
             pass
         else:
-            if step.hold_off and failed.code:
-                seat.blocked[attempt.place] = now + step.hold_off
+            final = step.step is Step.GIVE_UP and attempt.server.source is None
+            again = float("inf") if final else now + step.hold_off
+            if step.hold_off:
+                self._blocked[attempt.place[1][0], user_of(attempt.server)] = again
             detail = explain(failed.reason, failed.detail)
-            self._end(now, attempt, verdict_of(failed.reason, failed.code), detail, failed.code)
+            self._end(now, attempt, verdict_of(failed.reason, failed.code), detail, failed.code, again)
 
     def _redirect(self, now: float, attempt: Attempt, alternates: Sequence[Address], domain: str | None) -> bool:
         """RFC 8489 §10; over TLS the certificate is that of the name that we know, unless the server names another."""
@@ -487,6 +525,12 @@ class Relays:
             if isinstance(answer, str):
                 attempt.inquiry.detail = answer
                 allocation.set_credentials(now, None, None)
+            elif attempt.inquiry.pending and not attempt.tries:
+                # Servers bind a 5-tuple to the user that it was first used by: coturn answers another one with an
+                # unsigned 437, which nobody may believe.
+                attempt.tries = 1
+                allocation.close(now)
+                self._queue(now, attempt, answer)
             else:
                 allocation.set_credentials(now, *answer)
             self._drain(now, allocation, attempt)
@@ -505,37 +549,44 @@ class Relays:
                 self._ask_again(now, attempt, family)
         else:
             seat.failures = 0 if stable else seat.failures + 1
-            self._retry(now, seat)
+            self._retry(now, seat, now)
 
-    def _retry(self, now: float, seat: Seat) -> None:
-        """Make a lost allocation anew, sooner or later."""
+    def _retry(self, now: float, seat: Seat, earliest: float) -> None:
+        """Make a lost allocation anew, sooner or later; not if the server would only say the same again."""
         if self._closed or not seat.wanted or seat.attempts or any(a.families == self._families for a in seat.live):
             return
         if not seat.failures:
             self._begin(now, seat)
             return
+        if earliest == float("inf"):
+            seat.wanted = False
+            return
         wait = min(FIRST_WAIT * 2 ** (seat.failures - 1), LONGEST_WAIT)
         # Clients of a server that restarts must not all come back at once.
-        seat.retry_at = now + wait * (0.75 + self._random(1)[0] / 512)
-        if len(seat.blocked) >= len(seat.servers):
-            seat.retry_at = max(seat.retry_at, min(seat.blocked.values()))
+        wait *= 0.75 + self._random(1)[0] / 512
+        seat.retry_at = max(now + wait, earliest)
 
-    def _give_up(self, now: float, attempt: Attempt, verdict: Verdict, detail: str) -> None:
+    def _give_up(self, now: float, attempt: Attempt, verdict: ServerVerdict, detail: str) -> None:
         self._end(now, attempt, verdict, detail)
         allocation = attempt.allocation
         if allocation is not None and allocation in self._attempts:
             allocation.close(now)
             self._drain(now, allocation, attempt)
 
-    def _end(self, now: float, attempt: Attempt, verdict: Verdict, detail: str = "", code: int = 0) -> None:
+    def _end(
+        self, now: float, attempt: Attempt, verdict: ServerVerdict, detail: str = "", code: int = 0, again: float = 0.0
+    ) -> None:
+        """Nobody need wait for it any more; it may be tried again at the time ``again``."""
         seat = attempt.seat
         attempt.inquiry.end(verdict, detail, code)
         if attempt in seat.attempts:
             seat.attempts.remove(attempt)
         self._outputs.append(Ended(attempt.inquiry))
-        if verdict is not Verdict.ANSWERED and seat.wanted and not seat.attempts:
-            seat.failures += 1
-            self._retry(now, seat)
+        if verdict is not ServerVerdict.ANSWERED:
+            seat.again_at = min(seat.again_at, again)
+            if seat.wanted and not seat.attempts:
+                seat.failures += 1
+                self._retry(now, seat, seat.again_at)
 
 
 def _ignore(now: float, answer: Any) -> None:

@@ -50,7 +50,8 @@ class Selection:
     def nominate(self, pair: Pair) -> bool:
         """The nomination of a valid pair is settled; returns whether the pair in use or its rank changed.
 
-        A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it).
+        A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it), unless it
+        picks them one by one: then it has left the pair before.
         """
         known, pair.nominated = pair.nominated, True
         self._settle(pair)
@@ -58,7 +59,8 @@ class Selection:
         if known and current is pair:
             return False
         if current is not None and current is not pair and current.nominated and current.priority >= pair.priority:
-            return False
+            if known or not pair.deliberate:
+                return False
         self.pairs[pair.component] = pair
         return True
 

@@ -36,9 +36,11 @@ class TurnServer(Record):
     #: Whom to ask for the credentials (:class:`~aioice.core.machine.FetchCredentials`); None if they are fixed.
     source: int | None = None
     url: str = ""
+    #: Which list of URLs it stands in: those of one list with the same host are ways to one server.
+    entry: int = -1
 
 
-class Verdict(StrEnum):
+class ServerVerdict(StrEnum):
     """What became of asking a server."""
 
     PENDING = "pending"
@@ -72,7 +74,7 @@ class ServerReport(Record):
     address: Address | None
     #: The local address that asked, where it is one of ours by choice.
     local: Address | None
-    verdict: Verdict
+    verdict: ServerVerdict
     #: Of an error response, else 0.
     code: int
     #: For people: the reason; what a server wrote is escaped.
@@ -113,7 +115,7 @@ class Inquiry:
         self.started = started
         #: The server has shown signs of life: it is worth waiting for.
         self.alive = False
-        self.verdict = Verdict.PENDING
+        self.verdict = ServerVerdict.PENDING
         self.code = 0
         self.detail = ""
         self.rtt: float | None = None
@@ -121,13 +123,13 @@ class Inquiry:
 
     @property
     def pending(self) -> bool:
-        return self.verdict is Verdict.PENDING
+        return self.verdict is ServerVerdict.PENDING
 
     @property
     def asks_stun(self) -> bool:
         return isinstance(self.server, StunServer)
 
-    def end(self, verdict: Verdict, detail: str = "", code: int = 0) -> None:
+    def end(self, verdict: ServerVerdict, detail: str = "", code: int = 0) -> None:
         self.verdict, self.detail, self.code = verdict, detail, code
 
     def report(self) -> ServerReport:
@@ -222,20 +224,20 @@ def url_of(server: StunServer | TurnServer) -> str:
 
 
 _VERDICTS = {
-    Reason.REFUSED: Verdict.UNREACHABLE,
-    Reason.UNREACHABLE: Verdict.UNREACHABLE,
-    Reason.NAME_NOT_FOUND: Verdict.NAME_NOT_FOUND,
-    Reason.TIMED_OUT: Verdict.TIMED_OUT,
-    Reason.TLS: Verdict.TLS_FAILED,
-    Reason.NOT_STUN: Verdict.NOT_STUN,
+    Reason.REFUSED: ServerVerdict.UNREACHABLE,
+    Reason.UNREACHABLE: ServerVerdict.UNREACHABLE,
+    Reason.NAME_NOT_FOUND: ServerVerdict.NAME_NOT_FOUND,
+    Reason.TIMED_OUT: ServerVerdict.TIMED_OUT,
+    Reason.TLS: ServerVerdict.TLS_FAILED,
+    Reason.NOT_STUN: ServerVerdict.NOT_STUN,
 }
 
 
-def verdict_of(reason: Reason, code: int = 0) -> Verdict:
+def verdict_of(reason: Reason, code: int = 0) -> ServerVerdict:
     """What a failure says about the server; ``code`` is that of its error response, if there was one."""
     if code:
-        return Verdict.WRONG_CREDENTIALS if code in (401, 438, 441) else Verdict.REFUSED
-    return _VERDICTS.get(reason, Verdict.FAILED)
+        return ServerVerdict.WRONG_CREDENTIALS if code in (401, 438, 441) else ServerVerdict.REFUSED
+    return _VERDICTS.get(reason, ServerVerdict.FAILED)
 
 
 def explain(reason: Reason, detail: str) -> str:

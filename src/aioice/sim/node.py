@@ -10,6 +10,7 @@ from ..core.machine import (
     Accept,
     Address,
     Close,
+    Connected,
     CredentialsFetched,
     Deliver,
     Done,
@@ -275,7 +276,11 @@ class Node:
                 self._opened(number, stream.local)
             self._drain()
 
-        link.opening = self.host.connect(output.peer, output.server_name, done)
+        def connected() -> None:
+            if number in self.links:
+                self.report(Connected(number))
+
+        link.opening = self.host.connect(output.peer, output.server_name, done, connected=connected)
 
     def _resolved(self, output: Resolve) -> None:
         self.report(Resolved(output.query, self.world.names.look_up(output.name)[1]))
@@ -290,10 +295,15 @@ class Node:
     # ------------------------------------------------------------------------------------------------ what comes in
 
     def _stream_data(self, number: int, stream: Stream, data: bytes) -> None:
-        for frame in self.links[number].framer.feed(data):
-            if number not in self.links:
-                return
-            self._datagram(number, stream.peer, frame)
+        try:
+            frames = self.links[number].framer.feed(data)
+        except ValueError as error:
+            stream.close()
+            self.report(LinkClosed(number, Reason.NOT_STUN, str(error)))
+            return
+        for frame in frames:
+            if number in self.links:
+                self._datagram(number, stream.peer, frame)
 
     def _datagram(self, number: int, peer: Address, data: bytes) -> None:
         if is_stun(data):
