@@ -26,6 +26,7 @@ INPUTS = [
     StunServer("stun.example.org", 3478),
     TurnServer("turn.example.org", 3478, "tcp", True, "user", "password"),
     AgentConfig(True, candidate_types=frozenset({"relay", "host"}), address_rewrites=(AddressRewrite("192.0.2.1"),)),
+    {"192.0.2.1": "abcd.local"},
     None,
     1.5,
     b"\x00\x01",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -361,3 +363,16 @@ def test_as_dictionary() -> None:
         "advice": "the advice",
     }
     assert str(finding) == "The cause.\nevidence\nTo do: the advice."
+
+
+def test_every_finding_is_documented_and_tested_here() -> None:
+    root = Path(__file__).parents[2]
+    source = (root / "src/aioice/core/diagnosis.py").read_text()
+    known = set(re.findall(r'^ +"([a-z]+(?:-[a-z]+)+|strangers|stall)",$', source, re.MULTILINE))
+    known |= set(re.findall(r'"(consent-[a-z]+|server-[a-z-]+)"', source)) - {"server-reflexive"}
+    assert len(known) > 25
+    documented = set(re.findall(r"`([a-z-]+)`", (root / "docs/diagnosis.md").read_text()))
+    assert known <= documented
+    # Verdicts on servers are the gatherer's; all but these have a scenario here.
+    elsewhere = {"server-not-stun", "server-not-supported", "server-failed"}
+    assert known - elsewhere <= set(re.findall(r'"([a-z-]+)"', Path(__file__).read_text()))

@@ -63,6 +63,8 @@ class Coder:
         fields = getattr(value, "_fields", None)
         if isinstance(value, tuple) and fields is not None:
             return self._record(type(value).__name__, dict(zip(fields, value, strict=True)))
+        if isinstance(value, dict):
+            return {"map": [[self.encode(name), self.encode(item, key, owner)] for name, item in value.items()]}
         if isinstance(value, frozenset):
             return sorted(value)
         if isinstance(value, tuple | list):
@@ -114,6 +116,8 @@ class Coder:
             return Reason(value) if key == "reason" and isinstance(value, str) else value
         if "bytes" in value:
             return unpack(value["bytes"])
+        if "map" in value:
+            return {self.decode(name): self.decode(item) for name, item in value["map"]}
         if "candidate" in value:
             candidate = Candidate.from_sdp(value["candidate"])
             if "address" in value:
