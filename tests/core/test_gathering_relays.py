@@ -19,7 +19,7 @@ from aioice.core.machine import (
     Resolved,
 )
 from aioice.core.message import Class, Message, Method, parse_message
-from aioice.core.servers import RelayPermits, RelayRefused, RelayUnreachable
+from aioice.core.servers import RelayRefused
 from tests.core.gather_scene import (
     HOST,
     MAPPED,
@@ -180,19 +180,6 @@ class TestRelay:
         scene.gatherer.relay(scene.now, 2, ("203.0.113.77", 6000), b"\0\1" + bytes(18))
         scene.drain()
         assert scene.take(RelayRefused) == [RelayRefused(2, ("203.0.113.77", 6000), 403)]
-
-    def test_what_the_server_says_of_peers(self) -> None:
-        scene = Scene(turn=TURN_SERVER).gather()
-        peer = ("203.0.113.77", 6000)
-        scene.gatherer.relay(scene.now, 2, peer, b"\0\1" + bytes(18))
-        scene.drain()
-        assert scene.take(RelayPermits) == [RelayPermits(2, peer[0])]
-        icmp = {"XOR-PEER-ADDRESS": peer, "ICMP": bytes((0, 0, 3, 3)) + bytes(4)}
-        scene.gatherer.handle_datagram(
-            scene.now, 1, TURN, bytes(Message(Method.DATA, Class.INDICATION, bytes(12), icmp))
-        )
-        scene.drain()
-        assert scene.take(RelayUnreachable) == [RelayUnreachable(2, peer, Reason.REFUSED)]
 
     def test_a_server_that_is_gone(self) -> None:
         scene = Scene(None, TURN_SERVER._replace(transport="tcp")).gather()
