@@ -7,8 +7,15 @@ import inspect
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from aioice import ice
+
+pytest_plugins = ["aioice.pytest_plugin"]
+
+# A busy machine is no fault of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 #: No test needs nearly as long: a hanging one fails with a traceback that shows where it waits.
 TIME_LIMIT = 60
@@ -16,7 +23,7 @@ TIME_LIMIT = 60
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+    if not inspect.iscoroutinefunction(pyfuncitem.obj) or "ice_world" in pyfuncitem.fixturenames:
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
     asyncio.run(_limited(pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names}))

@@ -2,23 +2,29 @@
 
 import logging
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import candidate, ice, stun, utils
 from .ice import Candidate, Connection, ConnectionClosed, ConnectionState, TransportPolicy
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from . import mdns, turn
+    from .core.servers import ServerReport, ServerVerdict
+    from .policy import AddressRewrite
+    from .servers import IceServer, ephemeral_credentials
 
 __all__ = [
+    "AddressRewrite",
     "Candidate",
     "Connection",
     "ConnectionClosed",
     "ConnectionState",
+    "IceServer",
+    "ServerReport",
+    "ServerVerdict",
     "TransportPolicy",
     "candidate",
+    "ephemeral_credentials",
     "ice",
     "mdns",
     "stun",
@@ -30,8 +36,20 @@ __version__ = "0.20.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
-def __getattr__(name: str) -> "ModuleType":
-    """``aioice.mdns`` and ``aioice.turn`` are imported when they are asked for: many programs need neither."""
+#: Where the names are that many programs do not need: imported when they are asked for.
+_LAZY = {
+    "AddressRewrite": "policy",
+    "IceServer": "servers",
+    "ServerReport": "core.servers",
+    "ServerVerdict": "core.servers",
+    "ephemeral_credentials": "servers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """``aioice.mdns``, ``aioice.turn`` and what stands in :data:`_LAZY`."""
     if name in ("mdns", "turn"):
         return import_module(f"{__name__}.{name}")
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,7 +21,6 @@ from .core.candidate import (
     candidate_priority,
     is_mdns_hostname,
     pair_priority,
-    stands_on,
 )
 from .core.events import (
     ConnectionClosed,
@@ -32,21 +31,30 @@ from .core.events import (
     SelectedPair,
     StateChanged,
 )
-from .core.gathering import BaseLost, Found, Gathered, StunServer, TurnServer
+from .core.gathering import BaseLost, Found, Gathered, Withdrawn
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
+from .core.sending import NOTHING
+from .core.servers import StunServer, TurnServer
 from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
 from .net.queue import ReceiveQueue
+from .net.sender import HIGH_WATER
 from .protocol import ServerProtocol, StunProtocol
 from .utils import random_string
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from .core.machine import Address, Output
+    from .core.servers import ServerReport
+    from .mdns import Publication
+    from .net.interfaces import Addresses, HostFilter, Interfaces
+    from .net.sender import Buffer
+    from .policy import AddressRewrite, RemoteFilter
+    from .servers import IceServer
 
 __all__ = [
     "Candidate",
@@ -79,6 +87,8 @@ CONSENT_FAILURES = 6
 #: Bytes of received datagrams (each counted with 128 more) that wait for ``recv``; beyond them datagrams are dropped
 #: and counted.
 RECEIVE_BUFFER = 4 * 1024 * 1024
+#: Bytes that wait while a socket is blocked, before :meth:`Connection.send` waits too.
+SEND_BUFFER = HIGH_WATER
 #: Seconds that :meth:`Connection.close` waits for a server to confirm that a relay is deleted; the rest goes on behind.
 CLOSE_WAIT = 0.1
 
@@ -106,18 +116,26 @@ def candidate_pair_priority(local: Candidate, remote: Candidate, ice_controlling
 
 
 def get_host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-    """The addresses of this machine's interfaces, without loopback and link-local IPv6 ones."""
-    import ifaddr
+    """The addresses of this machine from which host candidates are gathered, the best first (RFC 8445 §5.1.1.1).
 
-    addresses = []
-    for adapter in ifaddr.get_adapters():
-        for ip in adapter.ips:
-            if isinstance(ip.ip, str):
-                if use_ipv4 and not ip.ip.startswith("127."):
-                    addresses.append(ip.ip)
-            elif use_ipv6 and ip.ip[0] != "::1" and ip.ip[2] == 0:
-                addresses.append(ip.ip[0])
-    return addresses
+    Programs replace it to choose others. Left out are loopback, IPv4-mapped, IPv4-compatible, site-local, deprecated
+    and tentative addresses, and beside a temporary IPv6 address (RFC 8981) the others of the same interface and prefix.
+    Link-local IPv6 addresses, with their zone, are there only if there is nothing else. Where the system does not
+    tell its addresses, these are those of the default routes.
+    """
+    from .net.interfaces import host_addresses
+
+    return host_addresses(use_ipv4, use_ipv6)
+
+
+_GET_HOST_ADDRESSES = get_host_addresses
+
+
+def get_interface_names() -> dict[str, str]:
+    """The names of the interfaces by their addresses."""
+    from .net.interfaces import list_addresses
+
+    return {str(local.address): local.interface for local in list_addresses()}
 
 
 def validate_username(value: str) -> None:
@@ -135,12 +153,20 @@ def validate_password(value: str) -> None:
 class CandidatePair:
     """The pair that carries the data of a component."""
 
-    __slots__ = ("protocol", "remote_candidate", "remote_addr")
+    __slots__ = ("protocol", "remote_candidate", "remote_addr", "send_soon")
 
     def __init__(self, protocol: StunProtocol, remote_candidate: Candidate) -> None:
         self.protocol = protocol
         self.remote_candidate = remote_candidate
         self.remote_addr: Address = (remote_candidate.address, remote_candidate.port)
+        #: ``send_soon(data, addr)`` of the transport in use.
+        self.send_soon: Callable[[bytes, Address], object]
+
+    def open(self) -> CandidatePair:
+        """The transport carries data from now on; one that does not gather what leaves together sends at once."""
+        transport: Any = self.protocol.transport
+        self.send_soon = transport.send_soon if getattr(transport, "gathers", False) else transport.sendto
+        return self
 
     @property
     def component(self) -> int:
@@ -155,7 +181,8 @@ class CandidatePair:
         return (self.local_candidate.host, self.local_candidate.port)
 
     def __repr__(self) -> str:
-        return f"CandidatePair({self.local_addr} -> {self.remote_addr})"
+        remote = self.remote_candidate
+        return f"CandidatePair({self.local_addr} -> {(remote.host, remote.port)})"
 
 
 class Connection:
@@ -184,6 +211,26 @@ class Connection:
     :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a
         transaction if `None`.
     :param ssl_context: For TURN over TLS, in place of the system's trust.
+    :param interfaces: The interfaces whose addresses are used for host candidates, all if `None`: names, which may be
+        patterns (``["eth0", "wl*"]``), or a function that takes a name and tells (``lambda name: name != "docker0"``).
+    :param addresses: The addresses used for host candidates, all if `None`: IP addresses and networks
+        (``["192.0.2.0/24", "2001:db8::1"]``), or a function that takes an address and tells.
+    :param include_loopback: Gather candidates from loopback addresses, too.
+    :param port_range: The lowest and the highest port that the sockets of host candidates may have, any if `None`.
+        Sockets to TURN servers have other ports. See :meth:`gather_candidates` for what happens when it is used up.
+    :param hide_host_addresses: Show an mDNS name in place of each address of this host, and answer for the names until
+        the connection is closed (draft-ietf-mmusic-mdns-ice-candidates): peers on the same network find the address,
+        others and the signalling channel don't learn it. Where SDP has a default address in ``c=`` and ``m=``, put
+        ``0.0.0.0`` and port 9 there for such a candidate.
+    :param ice_servers: STUN and TURN servers to ask beside ``stun_server`` and ``turn_server``: each an
+        :class:`~aioice.servers.IceServer` or a mapping in the shape of W3C's RTCIceServer.
+    :param candidate_types: The types of candidates to offer, of ``host``, ``srflx`` and ``relay``; all if `None`.
+    :param address_rewrites: What the peer is told in place of, or beside, local addresses behind a 1:1 NAT.
+    :param remote_filter: Says whether checks may be sent to an address of the peer; or the networks, such as
+        ``10.0.0.0/8``, that are forbidden. Servers should forbid what only they can reach.
+    :param receive_buffer: Bytes of received datagrams, each counted with 128 more, that wait for :meth:`recv`; what
+        comes on top is dropped and counted. 4 MiB if `None`.
+    :param send_buffer: Bytes that wait while a socket is blocked, before :meth:`send` waits too. 256 KiB if `None`.
     :raises ValueError: for credentials or numbers that cannot be used.
     """
 
@@ -207,6 +254,7 @@ class Connection:
         "_components",
         "_ssl_context",
         "_config",
+        "_ice_servers",
         "_agent",
         "_driver",
         "_nominated",
@@ -219,11 +267,17 @@ class Connection:
         "_gathering",
         "_gathered",
         "_queue",
+        "_receiver",
+        "send_buffer",
         "_closed",
         "_failure",
         "_dropped",
         "_state_waiters",
         "_listeners",
+        "_host_filter",
+        "_ports",
+        "_hide_host_addresses",
+        "_publication",
         "__dict__",
         "__weakref__",
     )
@@ -252,6 +306,17 @@ class Connection:
         relay_patience: float = RELAY_PATIENCE,
         patience: float | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        interfaces: Interfaces | None = None,
+        addresses: Addresses | None = None,
+        include_loopback: bool = False,
+        port_range: tuple[int, int] | None = None,
+        hide_host_addresses: bool = False,
+        ice_servers: Iterable[IceServer | Mapping[str, Any]] = (),
+        candidate_types: Iterable[str] | None = None,
+        address_rewrites: Iterable[AddressRewrite] = (),
+        remote_filter: RemoteFilter | None = None,
+        receive_buffer: int | None = None,
+        send_buffer: int | None = None,
     ) -> None:
         if not 1 <= components <= 256:
             raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
@@ -261,6 +326,15 @@ class Connection:
             validate_username(local_username)
         if local_password is not None:
             validate_password(local_password)
+        self._host_filter: HostFilter | None = None
+        if not (interfaces is None and addresses is None and not include_loopback):
+            from .net.interfaces import HostFilter
+
+            self._host_filter = HostFilter(interfaces, addresses, include_loopback)
+        self._ports = None if port_range is None else _ports(port_range)
+        self._hide_host_addresses = hide_host_addresses
+        #: What answers for the names that stand for our addresses.
+        self._publication: Publication | None = None
         #: Whether the peer is an ICE-lite agent.
         self.remote_is_lite = False
         #: The peer's username fragment, to be set before :meth:`connect`.
@@ -283,6 +357,21 @@ class Connection:
         self._transport_policy = transport_policy
         self._components = range(1, components + 1)
         self._ssl_context = ssl_context
+        self._ice_servers: tuple[IceServer, ...] = ()
+        more: dict[str, Any] = {}
+        if ice_servers:
+            from .servers import ice_servers_of, servers_of
+
+            self._ice_servers = ice_servers_of(ice_servers)
+            more["servers"] = servers_of(self._ice_servers)
+        if candidate_types is not None or address_rewrites or remote_filter is not None:
+            from .policy import candidate_types_of, remote_filter_of, rewrites_of
+
+            more["candidate_types"] = candidate_types_of(candidate_types)
+            more["address_rewrites"] = rewrites_of(address_rewrites)
+            more["remote_filter"] = remote_filter_of(remote_filter)
+        if not (use_ipv4 and use_ipv6):
+            more["relay_families"] = (4,) * use_ipv4 + (6,) * use_ipv6
         self._config = AgentConfig(
             controlling=ice_controlling,
             components=components,
@@ -293,6 +382,7 @@ class Connection:
             direct_patience=nomination_patience,
             relay_patience=relay_patience,
             patience=patience,
+            **more,
         )
         self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
         self._driver: Driver | None = None
@@ -306,13 +396,16 @@ class Connection:
         self._gather_task: asyncio.Future[None] | None = None
         #: What callers wait for: the gathering, or :meth:`close`.
         self._gathering: asyncio.Future[None] | None = None
-        self._gathered: dict[int, asyncio.Future[None]] = {}
-        self._queue = ReceiveQueue(RECEIVE_BUFFER)
+        self._gathered: Mapping[int, asyncio.Future[None]] = NOTHING
+        self._queue = ReceiveQueue(RECEIVE_BUFFER if receive_buffer is None else receive_buffer)
+        self._receiver: Callable[[bytes, int], object] | None = None
+        #: What the transports are told of when they open.
+        self.send_buffer = SEND_BUFFER if send_buffer is None else send_buffer
         self._closed = False
         self._failure = ""
         #: By the protocols that are gone.
-        self._dropped: dict[str, int] = {}
-        self._state_waiters: list[asyncio.Future[None]] = []
+        self._dropped: Mapping[str, int] = NOTHING
+        self._state_waiters: tuple[asyncio.Future[None], ...] = ()
         self._listeners = Listeners()
 
     # ------------------------------------------------------------------------------------------------------- attributes
@@ -355,12 +448,22 @@ class Connection:
         return self._agent.remote_candidates[:]
 
     @property
+    def server_reports(self) -> list[ServerReport]:
+        """What became of asking each STUN and TURN server at each of its addresses, so far; a copy.
+
+        A report has ``url``, ``component``, ``transport``, ``address`` and ``local`` address, ``verdict``
+        (:class:`~aioice.core.servers.ServerVerdict`), the error ``code`` (0 if there is none), ``detail`` for people,
+        the round-trip time ``rtt`` in seconds and the ``candidates``.
+        """
+        return self._agent.server_reports
+
+    @property
     def dropped(self) -> dict[str, int]:
         """Datagrams that were dropped, by reason."""
         drops = Counter(self._agent.drops)
         drops.update(self._dropped)
         for protocol in self._protocols:
-            drops.update(protocol.dropped)
+            drops.update(protocol.drops())
         if self._queue.dropped:
             drops["receive queue full"] = self._queue.dropped
         return dict(drops)
@@ -373,7 +476,8 @@ class Connection:
         Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
         it for about a second; what is found later still becomes a candidate. A second call waits for the first.
 
-        :raises ConnectionError: when the connection is closed.
+        :raises ConnectionError: when the connection is closed; when there is no candidate at all because no port of
+            ``port_range`` is free, which is only logged if there are others.
         """
         if self._closed:
             raise ConnectionError("Cannot gather candidates, the connection is closed")
@@ -384,6 +488,38 @@ class Connection:
             self._gather_task.add_done_callback(self._gather_done)
         if self._gathering is not None:
             await asyncio.shield(self._gathering)
+
+    async def gather(self) -> AsyncIterator[Candidate]:
+        """Gather like :meth:`gather_candidates`, and yield the candidates as they are found.
+
+        Ends when nothing more will be found: that may be long after :meth:`gather_candidates` would have returned, for
+        silent servers are given all the time of a transaction. Called again, it begins with those that are known.
+
+        :raises ConnectionError: when the connection is closed before.
+        """
+        events, known = self._listeners.reader(), self.local_candidates
+        if self._agent.gathering_ended:
+            for candidate in known:
+                yield candidate
+            return
+        gathering = asyncio.ensure_future(self.gather_candidates())
+        gathering.add_done_callback(
+            lambda task: events.put(LocalCandidate(None)) if task.cancelled() or task.exception() else None
+        )
+        try:
+            for candidate in known:
+                yield candidate
+            async for event in events:
+                if isinstance(event, LocalCandidate):
+                    if event.candidate is None:
+                        break
+                    yield event.candidate
+            else:
+                await gathering
+            if gathering.done():
+                gathering.result()
+        finally:
+            gathering.cancel()
 
     def _gather_done(self, task: asyncio.Future[None]) -> None:
         """A failure is kept for further callers; the caller of the first may have been cancelled and not see it."""
@@ -404,19 +540,56 @@ class Connection:
 
     async def _gather(self) -> None:
         driver = self._running_driver()
-        driver.do(self._read_attributes)
+        self._read_attributes(driver.now())
         addresses: list[str] = []
         if self._transport_policy is TransportPolicy.ALL:
-            addresses = get_host_addresses(use_ipv4=self._use_ipv4, use_ipv6=self._use_ipv6)
+            addresses = self._host_addresses()
+        if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):
+            driver.do(self._agent.set_interfaces, get_interface_names())
         components = self._components
         try:
-            await asyncio.gather(*(self._gather_component(component, addresses) for component in components))
+            gathering = [self._gather_component(component, addresses) for component in components]
+            if len(gathering) == 1:
+                await gathering[0]
+            else:
+                await asyncio.gather(*gathering)
         finally:
             if self._closed:
                 self._close_unadopted()
             else:
                 self._adopt_protocols()
                 driver.do(self._agent.end_gathering)
+        self._tell_ports_in_use()
+
+    def _host_addresses(self) -> list[str]:
+        use_ipv4, use_ipv6, chosen = self._use_ipv4, self._use_ipv6, self._host_filter
+        if chosen is not None and get_host_addresses is _GET_HOST_ADDRESSES:
+            from .net.interfaces import host_addresses
+
+            return host_addresses(use_ipv4, use_ipv6, chosen)
+        hosts = get_host_addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6)
+        return hosts if chosen is None else chosen.among(hosts)
+
+    async def _hide_hosts(self, addresses: list[str]) -> bool:
+        """Give them names before there is a candidate that could show them; False if we were closed meanwhile."""
+        if self._publication is None:
+            from .mdns import Publication
+
+            self._publication = Publication()
+        await self._publication.add([canonical_host(address.partition("%")[0]) for address in addresses])
+        if self._closed:
+            return False
+        self._running_driver().do(self._agent.hide, self._publication.names)
+        return True
+
+    def _tell_ports_in_use(self) -> None:
+        host = self._running_driver().host
+        exc = host.ports_in_use if isinstance(host, AsyncioHost) else None
+        if exc is None or self._closed:
+            return
+        logger.warning("%s A host candidate is missing: %s", self, exc.strerror)
+        if not self._local_candidates:
+            raise ConnectionError(exc.errno, f"Cannot gather candidates, {exc.strerror}")
 
     async def _gather_component(self, component: int, addresses: list[str]) -> None:
         told = await self.get_component_candidates(component=component, addresses=addresses)
@@ -436,10 +609,14 @@ class Connection:
             return []
         driver = self._running_driver()
         if not self._gather_started:
-            driver.do(self._read_attributes)
-        gathered = self._gathered[component] = driver.loop.create_future()
+            self._read_attributes(driver.now())
+        if self._hide_host_addresses and not await self._hide_hosts(addresses):
+            return []
+        gathered = driver.loop.create_future()
+        self._gathered = {**self._gathered, component: gathered}
         driver.do(self._agent.gather, component, addresses, timeout)
-        await gathered
+        if not gathered.done():
+            await gathered
         return [candidate for candidate in self._local_candidates if candidate.component == component]
 
     def _adopt_protocols(self) -> None:
@@ -463,8 +640,8 @@ class Connection:
 
     def _keep_drops(self, protocol: StunProtocol) -> None:
         """The protocol goes."""
-        for why, number in protocol.dropped.items():
-            self._dropped[why] = self._dropped.get(why, 0) + number
+        for why, number in protocol.drops().items():
+            self._dropped = {**self._dropped, why: self._dropped.get(why, 0) + number}
 
     def get_default_candidate(self, component: int) -> Candidate | None:
         """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one
@@ -527,6 +704,7 @@ class Connection:
             raise ConnectionError("Neither agent sends checks, both are lite: name the pair by set_selected_pair()")
         driver = self._running_driver()
         self._adopt_protocols()
+        driver.read_pending()
         self._failure = ""
         self._agent.set_local_credentials(driver.now(), self.local_username, self.local_password)
         driver.do(self._agent.connect, self.remote_username, self.remote_password, self.remote_is_lite)
@@ -534,11 +712,11 @@ class Connection:
             if self._closed or self.state is ConnectionState.FAILED:
                 raise ConnectionError(f"ICE negotiation failed: {self._failure}")
             waiter = driver.loop.create_future()
-            self._state_waiters.append(waiter)
+            self._state_waiters += (waiter,)
             try:
                 await waiter
             finally:
-                self._state_waiters.remove(waiter)
+                self._state_waiters = tuple(other for other in self._state_waiters if other is not waiter)
 
     def restart(self, local_username: str | None = None, local_password: str | None = None) -> None:
         """Start a new generation (RFC 8445 §9).
@@ -580,10 +758,10 @@ class Connection:
         if protocol is None or not remotes:
             side = "local" if protocol is None else "remote"
             raise ValueError(f"Component {component} has no {side} candidate with this foundation")
-        remote = next((remote for remote in remotes if protocol.local_candidate.can_pair_with(remote)), None)
+        self._adopt_protocols()
+        remote = next((remote for remote in remotes if self._agent.can_pair(protocol.link, remote)), None)
         if remote is None:
             raise ValueError(f"This pair of component {component} cannot be used: {_why_unusable(remotes[0])}")
-        self._adopt_protocols()
         self._do(self._agent.select, component, protocol.link, remote)
 
     async def close(self) -> None:
@@ -595,10 +773,15 @@ class Connection:
         if not self._closed:
             if self._driver is not None and self._driver.loop.is_closed():
                 self._driver.close()  # nothing can be sent any more
+            for pair in self._nominated.values():
+                pair.protocol.wake_writers()
+            self._nominated.clear()  # what was accepted is not taken back, but sent before the sockets close
             self._do(self._agent.close, "closed")
             self._ended("closed", discard=True)
         if self._driver is not None:
             await self._driver.wind_up(CLOSE_WAIT)
+        if self._publication is not None:
+            await self._publication.close()
         await asyncio.sleep(0)
 
     async def __aenter__(self) -> Connection:
@@ -610,11 +793,19 @@ class Connection:
     # ------------------------------------------------------------------------------------------------------------- data
 
     async def recv(self) -> bytes:
-        """The next datagram, of whatever component.
+        """The next datagram, of whatever component; a cancelled call loses none.
 
         :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
         """
-        return (await self.recvfrom())[0]
+        data = self._queue.pop()
+        if data is None:
+            waiter = self._waiter()
+            try:
+                data, _ = await waiter
+            except asyncio.CancelledError:
+                self._queue.give_up(waiter)
+                raise
+        return data
 
     async def recvfrom(self) -> tuple[bytes, int]:
         """The next datagram and its component; a cancelled call loses none.
@@ -622,32 +813,127 @@ class Connection:
         :raises ConnectionError: as :meth:`recv`.
         """
         item = self._queue.get_nowait()
-        if item is not None:
-            return item
+        if item is None:
+            waiter = self._waiter()
+            try:
+                item = await waiter
+            except asyncio.CancelledError:
+                self._queue.give_up(waiter)
+                raise
+        return item
+
+    async def recv_many(self, max: int = 64) -> list[bytes]:
+        """The datagrams that have come, of whatever component, ``max`` at most; waits for one if there are none.
+
+        :raises ConnectionError: as :meth:`recv`.
+        """
+        if max < 1:
+            raise ValueError("max must be at least 1")
+        datagrams = self._queue.pop_many(max)
+        if not datagrams:
+            first = await self.recv()
+            datagrams = [first, *self._queue.pop_many(max - 1)]
+        return datagrams
+
+    def _waiter(self) -> asyncio.Future[tuple[bytes, int]]:
+        """For the next datagram, unless there is nothing to wait for."""
+        if self._receiver is not None:
+            raise RuntimeError("the datagrams go to the receiver that was set by set_receiver()")
         connected = self._nominated or (self._was_connected and self.state is not ConnectionState.FAILED)
         if not (connected or self._closed):
             raise ConnectionError("Cannot receive data, not connected")
-        return await self._queue.get()
+        return self._queue.waiter()
 
-    async def send(self, data: bytes) -> None:
-        """Send a datagram on the first component.
+    def set_receiver(self, receiver: Callable[[bytes, int], object] | None) -> None:
+        """Have ``receiver(data, component)`` called for each datagram, from the loop: the shortest way for protocols.
+
+        It gets at once what has come before. None lets :meth:`recv` have the datagrams again. What it raises goes to
+        the loop's exception handler. That the connection has ended tell the events.
+
+        :raises RuntimeError: while :meth:`recv` waits.
+        """
+        if receiver is not None and self._queue.awaited:
+            raise RuntimeError("recv() is waiting for a datagram")
+        self._receiver = receiver
+        while self._receiver is not None and (item := self._queue.get_nowait()) is not None:
+            self._hand_over(self._receiver, *item)
+
+    async def send(self, data: Buffer) -> None:
+        """Send a datagram on the first component: bytes, or what else is a buffer of bytes.
+
+        Waits only while more than ``send_buffer`` bytes wait for a blocked socket. A datagram of many in one turn of
+        the loop may leave at the end of that turn; :meth:`close` sends it before. Order is kept.
 
         :raises ConnectionError: when not connected; with ``errno.EMSGSIZE`` when the datagram is too big.
         """
-        await self.sendto(data, 1)
+        pair = self._nominated.get(1)
+        if pair is None or pair.protocol.paused:
+            pair = await self._pair_with_room(1)
+        try:
+            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
+        except OSError as exc:
+            raise _not_sent(data, exc) from exc
 
-    async def sendto(self, data: bytes, component: int) -> None:
+    async def sendto(self, data: Buffer, component: int) -> None:
         """Send a datagram on a component.
 
         :raises ConnectionError: as :meth:`send`.
         """
         pair = self._nominated.get(component)
+        if pair is None or pair.protocol.paused:
+            pair = await self._pair_with_room(component)
+        try:
+            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
+        except OSError as exc:
+            raise _not_sent(data, exc) from exc
+
+    def send_nowait(self, data: Buffer, component: int = 1) -> bool:
+        """As :meth:`sendto`, but where that would wait nothing is sent and False returned.
+
+        :raises ConnectionError: as :meth:`send`.
+        """
+        pair = self._pair(component)
+        if pair.protocol.paused:
+            return False
+        try:
+            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
+        except OSError as exc:
+            raise _not_sent(data, exc) from exc
+        return True
+
+    async def send_many(self, datagrams: Iterable[Buffer], component: int = 1) -> None:
+        """Send datagrams in their order, at once and together where they are of one size; waits as :meth:`send`.
+
+        :raises ConnectionError: as :meth:`send`; those before one that is too big have been sent.
+        """
+        waiting = [data if type(data) is bytes else bytes(memoryview(data)) for data in datagrams]
+        pair = self._pair(component)
+        while waiting:
+            if pair.protocol.paused:
+                pair = await self._pair_with_room(component)
+            send_many = getattr(pair.protocol.transport, "send_many", None)
+            try:
+                if send_many is not None:
+                    waiting = waiting[send_many(waiting, pair.remote_addr) :]
+                else:
+                    pair.send_soon(waiting[0], pair.remote_addr)
+                    del waiting[0]
+            except OSError as exc:
+                raise _not_sent(max(waiting, key=len), exc) from exc
+
+    def _pair(self, component: int) -> CandidatePair:
+        pair = self._nominated.get(component)
         if pair is None:
             raise ConnectionError(f"Cannot send data, not connected{self._why_not()}")
-        try:
-            pair.protocol.transport.sendto(data, pair.remote_addr)
-        except OSError as exc:
-            raise ConnectionError(exc.errno or errno.EIO, f"Cannot send {len(data)} bytes: {exc.strerror}") from exc
+        return pair
+
+    async def _pair_with_room(self, component: int) -> CandidatePair:
+        """The pair in use, when its transport takes more."""
+        pair = self._pair(component)
+        while pair.protocol.paused:
+            await pair.protocol.room()
+            pair = self._pair(component)
+        return pair
 
     def _why_not(self) -> str:
         return f": {self._failure}" if self._failure else ""
@@ -670,7 +956,26 @@ class Connection:
 
     def data_received(self, data: bytes, component: int) -> None:
         """Application data came from an address that may send it."""
-        self._queue.put(data, component)
+        if self._receiver is None:
+            self._queue.put(data, component)
+        else:
+            self._hand_over(self._receiver, data, component)
+
+    def datagrams_received(self, datagrams: list[bytes], component: int) -> None:
+        """Many that came together."""
+        if self._receiver is None and getattr(self.data_received, "__func__", None) is _DATA_RECEIVED:
+            self._queue.put_many(datagrams, component)
+            return
+        for data in datagrams:
+            self.data_received(data, component)
+
+    def _hand_over(self, receiver: Callable[[bytes, int], object], data: bytes, component: int) -> None:
+        try:
+            receiver(data, component)
+        except Exception as exc:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"aioice: exception in the receiver of {self}", "exception": exc}
+            )
 
     def _stun_received(self, link: int, peer: Address, data: bytes) -> None:
         if self._driver is not None:
@@ -689,7 +994,14 @@ class Connection:
     def _running_driver(self) -> Driver:
         if self._driver is None:
             loop = asyncio.get_running_loop()
-            host = AsyncioHost(loop, ssl_context=self._ssl_context, resolver=_resolve_mdns)
+            host = AsyncioHost(
+                loop,
+                ssl_context=self._ssl_context,
+                resolver=_resolve_mdns,
+                ssl_contexts=self._ssl_contexts(),
+                credentials=self._fetch_credentials if self._ice_servers else None,
+                ports=self._ports,
+            )
             self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
         return self._driver
 
@@ -698,12 +1010,35 @@ class Connection:
         stun_server, turn_server = self.stun_server, self.turn_server
         self._agent.set_servers(
             now,
-            StunServer(*stun_server) if stun_server else None,
-            TurnServer(*turn_server, self.turn_transport, self.turn_ssl, self.turn_username, self.turn_password)
+            StunServer(*stun_server[:2]) if stun_server else None,
+            TurnServer(
+                *turn_server[:2],
+                self.turn_transport,
+                self.turn_ssl and self.turn_transport == "tcp",
+                self.turn_username,
+                self.turn_password,
+            )
             if turn_server
             else None,
         )
         self._agent.set_local_credentials(now, self.local_username, self.local_password)
+
+    def _ssl_contexts(self) -> dict[Address, ssl.SSLContext] | None:
+        if not any(server.ssl_context for server in self._ice_servers):
+            return None
+        from .servers import servers_of
+
+        return {
+            (server.host.removesuffix("."), server.port): context
+            for ice_server in self._ice_servers
+            if (context := ice_server.ssl_context) is not None
+            for server in servers_of((ice_server,))
+        }
+
+    async def _fetch_credentials(self, number: int) -> tuple[str, str, float | None]:
+        from .servers import fetch_credentials
+
+        return await fetch_credentials(self._ice_servers[number], self._running_driver().now)
 
     def _do(self, verb: Any, *args: Any) -> None:
         """A verb, also before there is a loop to run the agent on."""
@@ -733,11 +1068,22 @@ class Connection:
     def _route(self, route: Route) -> None:
         protocol = self._protocol_of(route.link)
         if protocol is not None:
-            self._nominated[route.component] = CandidatePair(protocol, route.remote)
+            self._wake_writers(route.component)
+            self._nominated[route.component] = CandidatePair(protocol, route.remote).open()
             self._was_connected = True
 
+    def _wake_writers(self, component: int) -> None:
+        """Who waits for room on the pair in use shall look which is in use now."""
+        pair = self._nominated.get(component)
+        if pair is not None:
+            pair.protocol.wake_writers()
+
     def _unroute(self, unroute: Unroute) -> None:
-        self._nominated.pop(unroute.component, None)
+        """The peer may no longer want what still waits to be sent (RFC 7675 §5.1)."""
+        self._wake_writers(unroute.component)
+        pair = self._nominated.pop(unroute.component, None)
+        if pair is not None and (discard := getattr(pair.protocol.transport, "discard", None)) is not None:
+            discard(pair.remote_addr)
 
     def _accept(self, accept: Accept) -> None:
         protocol = self._protocol_of(accept.link)
@@ -763,14 +1109,16 @@ class Connection:
         if isinstance(event, ConnectionEvent):
             self._handle_event(event)
         elif isinstance(event, Gathered):
-            gathered = self._gathered.pop(event.component, None)
-            self._gathered = {**self._gathered}  # an emptied dictionary keeps its size
+            gathered = self._gathered.get(event.component)
+            self._gathered = {n: other for n, other in self._gathered.items() if n != event.component} or NOTHING
             if gathered is not None and not gathered.done():
                 gathered.set_result(None)
         elif isinstance(event, Found):
             self._base_found(event)
         elif isinstance(event, BaseLost):
             self._base_lost(event)
+        elif isinstance(event, Withdrawn):
+            self._local_candidates = [c for c in self._local_candidates if c is not event.candidate]
 
     def _handle_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, LocalCandidate):
@@ -802,15 +1150,14 @@ class Connection:
     def _base_found(self, found: Found) -> None:
         protocol = self._protocol_of(found.base.link)
         if protocol is not None:
-            protocol.local_candidate = found.base.candidate
+            protocol.local_candidate = found.base.shown
             if protocol not in self._protocols:
                 self._protocols.append(protocol)
 
     def _base_lost(self, lost: BaseLost) -> None:
         """A socket or a relay has ended by itself: its candidates are no more."""
+        self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
         for protocol in [protocol for protocol in self._protocols if protocol.link == lost.link]:
-            base = protocol.local_candidate
-            self._local_candidates = [c for c in self._local_candidates if not stands_on(c, base)]
             self._keep_drops(protocol)
             self._protocols.remove(protocol)
 
@@ -824,6 +1171,8 @@ class Connection:
         self._nominated.clear()
         self._close_unadopted()
         self._local_candidates.clear()
+        if self._publication is not None:
+            self._publication.end()
         # A program's own way to gather is not cut short: what it opens is closed when it returns.
         self._end_waiting_for_gathering()
         for gathered in self._gathered.values():
@@ -835,6 +1184,13 @@ class Connection:
         return f"Connection({self._id})"
 
 
+_DATA_RECEIVED = Connection.data_received
+
+
+def _not_sent(data: Buffer, exc: OSError) -> ConnectionError:
+    return ConnectionError(exc.errno or errno.EIO, f"Cannot send {len(data)} bytes: {exc.strerror}")
+
+
 @lru_cache(4)
 def _shared_tunables(*values: float) -> Tunables:
     return Tunables(values[0], int(values[1]), int(values[2]), values[3])
@@ -843,6 +1199,16 @@ def _shared_tunables(*values: float) -> Tunables:
 def _tunables() -> Tunables:
     """What programs may have changed in the modules; one object for all connections."""
     return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
+
+
+def _ports(port_range: tuple[int, int]) -> range:
+    try:
+        low, high = port_range
+        if not 1 <= low <= high <= 65535:
+            raise ValueError
+        return range(low, high + 1)
+    except (TypeError, ValueError):
+        raise ValueError(f"port_range must be two ports from 1 to 65535, the lower first, not {port_range!r}") from None
 
 
 def _why_unusable(remote: Candidate) -> str:

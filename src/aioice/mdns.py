@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 from .core.candidate import is_mdns_hostname
 from .core.machine import Transmit
 from .core.multicast import GROUP_IPV4, GROUP_IPV6, PORT, Answered, Multicast
+from .net.udp import own_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,16 +122,20 @@ class MDnsProtocol:
 
     async def close(self) -> None:
         """Close all sockets; what is being looked up is not found."""
-        self._closed = True
-        self._machine.close()
-        self._pump()
+        self.end()
         # An opening that is on its way sees the mark, and closes what it has opened.
         async with self._opening:
             links = list(self._links.values())
         for link in links:
-            link.close()
-        for link in links:
             await link.gone.wait()
+
+    def end(self) -> None:
+        """As :meth:`close`, but the sockets are gone only a few turns of the loop later."""
+        self._closed = True
+        self._machine.close()
+        self._pump()
+        for link in self._links.values():
+            link.close()
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...], link: int = 0) -> None:
         self._machine.handle_datagram(self._loop.time(), link, (addr[0], addr[1]), data)
@@ -189,14 +194,21 @@ class MDnsProtocol:
             if place in self._links or len(self._links) >= MAX_LINKS or self._closed:
                 continue
             try:
-                sock = _open_socket(place)
+                sock = self._open_socket(place)
             except OSError as exc:
                 error = exc
                 continue
             await self._open_link(place, sock)
         return error
 
-    async def _open_link(self, place: _Place, sock: socket.socket) -> None:
+    def _open_socket(self, place: _Place) -> Any:
+        network = own_network(self._loop)
+        if network is None:
+            return _open_socket(place)
+        group, port = GROUP_IPV4 if place[0] == socket.AF_INET else GROUP_IPV6
+        return network.open_multicast(group, port, place[1] or place[2])
+
+    async def _open_link(self, place: _Place, sock: Any) -> None:
         self._numbers += 1
         link = _Link(self, self._numbers, place)
         try:
@@ -205,7 +217,9 @@ class MDnsProtocol:
             sock.close()
             raise
         self._links[place] = link
-        if not self._closed:
+        if self._closed:
+            link.close()
+        else:
             self._machine.add_link(link.number, GROUP_IPV4 if place[0] == socket.AF_INET else GROUP_IPV6)
 
     def link_lost(self, link: _Link) -> None:
@@ -253,15 +267,10 @@ class _Link(asyncio.DatagramProtocol):
 
 def _places() -> list[_Place]:
     """Every interface, in each family that it has an address of."""
-    # Not needed before the first name, and slow to import.
-    import ifaddr
+    from .net.interfaces import adapters  # not needed before the first name
 
     places: list[_Place] = []
-    try:
-        adapters = list(ifaddr.get_adapters())
-    except OSError:
-        adapters = []
-    for adapter in adapters:
+    for adapter in adapters():
         ipv4 = [ip.ip for ip in adapter.ips if isinstance(ip.ip, str)]
         index = getattr(adapter, "index", None)
         if ipv4:
@@ -330,6 +339,14 @@ class _Shared:
         self.protocol: MDnsProtocol | None = None
         self.subscribers: dict[int, object] = {}
 
+    def let_go(self, subscriber: object) -> MDnsProtocol | None:
+        """The protocol, to be closed by the caller, if this was the last who used it."""
+        self.subscribers.pop(id(subscriber), None)
+        if self.protocol is None or self.subscribers:
+            return None
+        protocol, self.protocol = self.protocol, None
+        return protocol
+
 
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
 _shared_lock = threading.Lock()
@@ -357,10 +374,59 @@ async def get_mdns_protocol(subscriber: object) -> MDnsProtocol:
 async def release_mdns_protocol(subscriber: object) -> None:
     shared = _shared_on_this_loop()
     async with shared.lock:
-        shared.subscribers.pop(id(subscriber), None)
-        if shared.protocol is not None and not shared.subscribers:
-            protocol, shared.protocol = shared.protocol, None
+        protocol = shared.let_go(subscriber)
+        if protocol is not None:
             await protocol.close()
+
+
+class Publication:
+    """The names that stand for the addresses of one user, on the running loop: each address has one of its own, and is
+    answered for until the end.
+    """
+
+    def __init__(self) -> None:
+        #: By address.
+        self.names: dict[str, str] = {}
+        self._shared = _shared_on_this_loop()
+        self._loop = asyncio.get_running_loop()
+        self._protocol: MDnsProtocol | None = None
+        self._adding = asyncio.Lock()
+        self._ended = False
+        #: What nobody else uses any more.
+        self._left: MDnsProtocol | None = None
+
+    async def add(self, addresses: Iterable[str]) -> None:
+        """Give the addresses names, and answer for them from now on. Without multicast there is nobody to answer."""
+        async with self._adding:
+            for address in addresses:
+                self.names.setdefault(address, create_mdns_hostname())
+            if self._protocol is None:
+                self._protocol = await get_mdns_protocol(self)
+                if self._ended:
+                    self.end()
+            for address, name in self.names.items():
+                if self._protocol is not None:
+                    await self._protocol.publish(name, address)
+
+    def end(self) -> None:
+        """Answer for none of them any more."""
+        self._ended = True
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None and not self._loop.is_closed():
+            for name in self.names.values():
+                protocol.unpublish(name)
+            self._left = self._shared.let_go(self)
+            if self._left is not None:
+                self._left.end()
+
+    async def close(self) -> None:
+        """As :meth:`end`; what only this one has used is closed when it returns."""
+        self.end()
+        if not self._loop.is_closed():
+            async with self._adding:  # one that is on its way sees the mark
+                left, self._left = self._left, None
+            if left is not None:
+                await left.close()
 
 
 async def resolve(name: str, timeout: float | None = LOOKUP_TIMEOUT) -> tuple[str, ...]:

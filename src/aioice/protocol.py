@@ -7,9 +7,11 @@ import itertools
 from typing import TYPE_CHECKING, Any, cast
 
 from . import stun
-from .core.demux import is_stun
+from .core.demux import CHANNEL_HEADER_SIZE, MAGIC_COOKIE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .candidate import Candidate
     from .core.machine import Address
     from .ice import Connection
@@ -37,6 +39,8 @@ class StunProtocol(asyncio.DatagramProtocol):
         "link",
         "accepted",
         "dropped",
+        "paused",
+        "_writers",
         "_closed",
         "_lost",
         "__dict__",
@@ -52,23 +56,43 @@ class StunProtocol(asyncio.DatagramProtocol):
         self.accepted: dict[Address, int] = {}
         #: Datagrams that were dropped here, by reason.
         self.dropped: dict[str, int] = {}
+        #: Whether the transport has more to send than it should.
+        self.paused = False
+        self._writers: list[asyncio.Future[None]] | None = None
         self._closed: asyncio.Future[None] | None = None
         self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)
+        limit_writes(transport, self.receiver)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        data = cast("bytes", data)
-        peer = addr if len(addr) == 2 else addr[:2]
-        if is_stun(data):
-            self._stun_received(data, peer)
+        # What core.demux.is_stun asks, without the call (nor one of cast): this runs for each datagram.
+        if data[4:8] == MAGIC_COOKIE and data[0] < 0x40:  # type: ignore[operator]
+            self._stun_received(cast("bytes", data), addr[:2])
             return
-        component = self.accepted.get(peer)
+        component = self.accepted.get(addr)
         if component is None:
-            self._drop("data of a stranger")
-        else:
-            self.receiver.data_received(data, component)
+            # asyncio's own transports give IPv6 addresses with two numbers more.
+            component = self.accepted.get(addr[:2])
+            if component is None:
+                self._drop("data of a stranger")
+                return
+        self.receiver.data_received(data, component)  # type: ignore[arg-type]
+
+    def batch_received(self, data: bytes, size: int, addr: tuple[Any, ...]) -> None:
+        """Datagrams of ``size`` bytes each, but for the last that may be shorter, one behind the other."""
+        peer = addr if len(addr) == 2 else addr[:2]
+        component = self.accepted.get(peer)
+        datagrams = [data[start : start + size] for start in range(0, len(data), size)]
+        if component is not None and MAGIC_COOKIE[0] not in data[4::size]:
+            # One look at the fifth byte of all of them: none is STUN.
+            many: Callable[[list[bytes], int], object] | None = getattr(self.receiver, "datagrams_received", None)
+            if many is not None:
+                many(datagrams, component)
+                return
+        for datagram in datagrams:
+            self.datagram_received(datagram, peer)
 
     def _stun_received(self, data: bytes, peer: Address) -> None:
         transaction = self.transactions.get(data[8:20]) if self.transactions else None
@@ -85,12 +109,41 @@ class StunProtocol(asyncio.DatagramProtocol):
     def _drop(self, why: str) -> None:
         self.dropped[why] = self.dropped.get(why, 0) + 1
 
+    def drops(self) -> dict[str, int]:
+        """What was dropped here and on the way out, by reason."""
+        unsent = getattr(getattr(self, "transport", None), "dropped", 0)
+        return {**self.dropped, "send queue full": unsent} if unsent else self.dropped
+
+    # --------------------------------------------------------------------------------------------------- back-pressure
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.wake_writers()
+
+    async def room(self) -> None:
+        """Wait until the transport takes more, or is no longer the one to send through."""
+        writer = asyncio.get_running_loop().create_future()
+        self._writers = [*(self._writers or ()), writer]
+        await writer
+
+    def wake_writers(self) -> None:
+        writers, self._writers = self._writers, None
+        for writer in writers or ():
+            if not writer.done():
+                writer.set_result(None)
+
+    # --------------------------------------------------------------------------------------------------- the transport
+
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:
         if self.link is not None:
             self.receiver._peer_unreachable(self.link, peer, exc)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self.resume_writing()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         if self.link is not None:
@@ -136,17 +189,61 @@ class StunProtocol(asyncio.DatagramProtocol):
         return f"protocol({self.id})"
 
 
-class ServerProtocol(asyncio.DatagramProtocol):
-    """On a TURN server's link everything is the machine's."""
+def limit_writes(transport: Any, connection: Any) -> None:
+    """Tell a transport after how many bytes that wait it is to ask for a pause."""
+    set_limits, high = getattr(transport, "set_write_buffer_limits", None), getattr(connection, "send_buffer", None)
+    if set_limits is not None and high is not None:
+        set_limits(high=high)
 
-    __slots__ = ("_connection", "_link")
+
+class ServerProtocol(asyncio.DatagramProtocol):
+    """On a TURN server's link everything is the machine's, but for the data of peers that are bound to a channel."""
+
+    __slots__ = ("_connection", "_link", "_channels", "_paused")
 
     def __init__(self, connection: Connection, link: int) -> None:
         self._connection = connection
         self._link = link
+        #: By their numbers, in two bytes: whom to hand the data to, from whom it is, and the server that relays it.
+        self._channels: dict[bytes, tuple[asyncio.DatagramProtocol, Address, Address]] | None = None
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        limit_writes(transport, self._connection)
+
+    def bind_channel(self, number: int, relay: asyncio.DatagramProtocol, peer: Address, server: Address) -> None:
+        if self._channels is None:
+            self._channels = {}
+        self._channels[number.to_bytes(2, "big")] = (relay, peer, server)
+        if self._paused:
+            relay.pause_writing()
+
+    def unbind_channel(self, number: int) -> None:
+        if self._channels is not None:
+            relay, _, _ = self._channels.pop(number.to_bytes(2, "big"))
+            if self._paused:
+                relay.resume_writing()
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        self._connection._stun_received(self._link, addr[:2], cast("bytes", data))
+        data = cast("bytes", data)
+        channel = self._channels.get(data[:2]) if self._channels is not None else None
+        if channel is not None:
+            relay, peer, server = channel
+            end = CHANNEL_HEADER_SIZE + int.from_bytes(data[2:4], "big")
+            if CHANNEL_HEADER_SIZE <= len(data) >= end and (addr == server or addr[:2] == server):
+                relay.datagram_received(data[CHANNEL_HEADER_SIZE:end], peer)
+                return
+        self._connection._stun_received(self._link, addr[:2], data)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        for relay, _, _ in (self._channels or {}).values():
+            relay.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        for relay, _, _ in (self._channels or {}).values():
+            relay.resume_writing()
 
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:
         self._connection._peer_unreachable(self._link, peer, exc)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from aioice.core.allocation import Allocated, Allocation, AllocationConfig, State
 from aioice.core.credentials import make_integrity_key
 from aioice.core.demux import CHANNEL_MIN, is_channel_data
-from aioice.core.machine import Address, Opened, OpenStream, OpenUdp, Transmit, Tunables
+from aioice.core.machine import Address, ChannelBound, Opened, OpenStream, OpenUdp, Transmit, Tunables
 from aioice.core.message import Class, Message, Method, Several, parse_message
 from aioice.core.peers import Peers, Permitted
 
@@ -252,6 +252,7 @@ def bound(**config: Any) -> Scene:
     scene.settle()
     assert scene.allocation.channel(scene.now, PEER) == CHANNEL_MIN
     assert scene.take(Permitted) == [Permitted(RELAY, PEER[0])]
+    assert [told.number for told in scene.take(ChannelBound)] == [CHANNEL_MIN]
     scene.seen.clear()
     return scene
 

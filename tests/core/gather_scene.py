@@ -7,10 +7,12 @@ from typing import Any
 
 from aioice.core.candidate import Candidate
 from aioice.core.credentials import make_integrity_key
-from aioice.core.gathering import Found, Gathered, Gatherer, StunServer, TurnServer
+from aioice.core.gathering import Found, Gathered, Gatherer
 from aioice.core.machine import (
     Address,
     Close,
+    CredentialsFetched,
+    FetchCredentials,
     Opened,
     OpenFailed,
     OpenRelay,
@@ -22,7 +24,8 @@ from aioice.core.machine import (
     Transmit,
     Tunables,
 )
-from aioice.core.message import Class, Message, Method, parse_message
+from aioice.core.message import Class, Message, Method, Several, parse_message
+from aioice.core.servers import ServerReport, StunServer, TurnServer
 from tests.core.pairs import counter
 
 STUN = ("192.0.2.1", 3478)
@@ -31,6 +34,7 @@ TURN = ("192.0.2.2", 3478)
 HOST, HOST6, OTHER = "198.51.100.1", "2001:db8:1::1", "198.51.100.2"
 MAPPED = ("203.0.113.9", 40000)
 RELAYED = ("192.0.2.2", 50000)
+RELAYED6 = ("2001:db8::2", 50000)
 KEY = make_integrity_key("user", "realm", "pass")
 TURN_SERVER = TurnServer(*TURN, username="user", password="pass")
 
@@ -40,7 +44,7 @@ def stun_answer(request: Message, mapped: Address | None = MAPPED, name: str = "
     return Message(Method.BINDING, Class.RESPONSE, request.transaction_id, attributes)
 
 
-def turn_answer(request: Message, refuse: int = 0, relayed: Address = RELAYED) -> Message:
+def turn_answer(request: Message, refuse: int = 0, *relayed: Address, more: dict[str, Any] | None = None) -> Message:
     """What a TURN server with long-term credentials says (RFC 8656 §7)."""
     attributes: dict[str, Any]
     if "MESSAGE-INTEGRITY" not in request.attributes:
@@ -48,37 +52,58 @@ def turn_answer(request: Message, refuse: int = 0, relayed: Address = RELAYED) -
         return Message(request.message_method, Class.ERROR, request.transaction_id, attributes)
     assert request.check_message_integrity(KEY)
     if refuse:
-        kind, attributes = Class.ERROR, {"ERROR-CODE": (refuse, "")}
+        kind, attributes = Class.ERROR, {"ERROR-CODE": (refuse, "")} | (more or {})
     else:
         kind, attributes = Class.RESPONSE, {"LIFETIME": 600}
         if request.message_method == Method.ALLOCATE:
-            attributes |= {"XOR-RELAYED-ADDRESS": relayed, "XOR-MAPPED-ADDRESS": MAPPED}
+            attributes |= {"XOR-RELAYED-ADDRESS": Several(relayed or (RELAYED,)), "XOR-MAPPED-ADDRESS": MAPPED}
+            if "ADDITIONAL-ADDRESS-FAMILY" in request.attributes and len(relayed) < 2:
+                attributes["ADDRESS-ERROR-CODE"] = (2, 440, "")
+            attributes |= more or {}
     answer = Message(request.message_method, kind, request.transaction_id, attributes)
     answer.add_message_integrity(KEY)
     return answer
 
 
+def is_request(data: bytes, methods: tuple[Method, ...]) -> bool:
+    message = parse_message(data)
+    return message.message_class == Class.REQUEST and message.message_method in methods
+
+
 class Scene:
-    """Sockets open at once and names resolve at once, unless the test says otherwise; the TURN server answers."""
+    """Sockets open at once and names resolve at once, unless the test says otherwise; TURN servers answer."""
 
     def __init__(
         self,
         stun: tuple[str, int] | None = None,
-        turn: TurnServer | None = None,
-        *,
+        *servers: StunServer | TurnServer,
         relay_only: bool = False,
         tunables: Tunables | None = None,
+        families: tuple[int, ...] = (4,),
+        ta: float = 0.0,
+        **options: Any,
     ) -> None:
         self.now = 100.0
         links = itertools.count(1)
-        self.gatherer = Gatherer(counter(), links.__next__, tunables or Tunables(), relay_only=relay_only)
-        self.gatherer.stun_server = StunServer(*stun) if stun else None
-        self.gatherer.turn_server = turn
+        self.gatherer = Gatherer(
+            counter(),
+            links.__next__,
+            tunables or Tunables(),
+            relay_only=relay_only,
+            families=families,
+            ta=ta,
+            **options,
+        )
+        self.gatherer.servers = ([StunServer(*stun)] if stun else []) + list(servers)
         self.opens = True
         self.refused_hosts: set[str] = set()
         self.names: dict[str, tuple[str, ...]] = {}
         self.turn_answers = True
         self.turn_refuses = 0
+        #: Where TURN servers are, and what each of them says (see :func:`turn_answer`).
+        self.turns: dict[Address, Any] = {TURN: turn_answer}
+        #: What an application says when it is asked for credentials, in this order.
+        self.credentials: list[CredentialsFetched] = []
         #: Local addresses by link, of what is open.
         self.open: dict[int, Address] = {}
         self.sent: list[tuple[float, Transmit]] = []
@@ -101,12 +126,17 @@ class Scene:
                 self.open.pop(output.link, None)
             elif isinstance(output, Resolve) and output.name in self.names:
                 self.gatherer.handle_report(self.now, Resolved(output.query, self.names[output.name]))
+            elif isinstance(output, FetchCredentials) and self.credentials:
+                answer = self.credentials.pop(0)._replace(query=output.query)
+                self.gatherer.handle_report(self.now, answer)
             elif isinstance(output, Transmit):
                 assert output.link in self.open
                 self.sent.append((self.now, output))
-                if output.peer == TURN and self.turn_answers:
-                    answer = turn_answer(parse_message(output.data), self.turn_refuses)
-                    self.gatherer.handle_datagram(self.now, output.link, TURN, bytes(answer))
+                if output.peer in self.turns and self.turn_answers:
+                    message = parse_message(output.data)
+                    if message.message_class == Class.REQUEST:
+                        answered = self.turns[output.peer](message, self.turn_refuses)
+                        self.gatherer.handle_datagram(self.now, output.link, output.peer, bytes(answered))
 
     def opened(self, output: OpenUdp | OpenStream | OpenRelay) -> None:
         if not self.opens:
@@ -170,6 +200,18 @@ class Scene:
             for output, when in zip(self.outputs, self.when, strict=True)
             if isinstance(output, Gathered)
         ]
+
+    @property
+    def reports(self) -> list[ServerReport]:
+        return self.gatherer.reports
+
+    @property
+    def verdicts(self) -> list[str]:
+        return [str(report.verdict) for report in self.reports]
+
+    def asked(self, *methods: Method) -> list[Transmit]:
+        """The requests of these methods."""
+        return [t for _, t in self.sent if is_request(t.data, methods)]
 
     def take(self, kind: type[Any]) -> list[Any]:
         return [output for output in self.outputs if isinstance(output, kind)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aioice.core.agent import MAX_ACCEPTED
+from aioice.core.accepting import MAX_ACCEPTED
 from aioice.core.candidate import Candidate
 from aioice.core.checklist import PairState
 from aioice.core.events import (
@@ -694,7 +694,7 @@ class TestRelay:
     def test_that_refuses_the_peer(self) -> None:
         scene = self.relayed(patience=0.0)
         scene.turn_refuses = 403
-        scene.ready(peer_candidate(), components=()).wait(0.0)
+        scene.ready(peer_candidate(), components=()).wait(0.1)
         assert scene.pair.why_failed == "the relay refuses the peer with error 403"
         assert scene.agent.state is FAILED
 

@@ -18,7 +18,6 @@ from aioice.core.candidate import (
     is_mdns_hostname,
     local_preferences,
     pair_priority,
-    stands_on,
 )
 
 # Part 2 of the field cases: what real software sends.
@@ -488,19 +487,6 @@ class TestFoundation:
     def test_form(self) -> None:
         """RFC 8839 §5.1: 1 to 32 ice-chars, and stable."""
         assert candidate_foundation("host", "udp", "192.0.2.1") == "6e7e5e1c50715416"
-
-
-class TestStandsOn:
-    """Which local candidates go with a base that is lost."""
-
-    def test_itself_and_what_is_reflected_from_it(self) -> None:
-        ours = make()
-        line = f"f 1 udp 5 203.0.113.1 9 typ srflx raddr {ours.host} rport {ours.port}"
-        assert stands_on(ours, ours) and not stands_on(make(), ours)
-        assert stands_on(Candidate.from_sdp(line), ours)
-        assert not stands_on(Candidate.from_sdp(line.replace("srflx", "relay")), ours)
-        assert not stands_on(Candidate.from_sdp(line.replace("f 1", "f 2")), ours)
-        assert not stands_on(Candidate.from_sdp(line.replace(f"rport {ours.port}", "rport 1")), ours)
 
 
 class TestPriority:

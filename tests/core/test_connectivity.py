@@ -521,7 +521,7 @@ class TestRequests:
         assert answer is not None and answer.message_class is Class.RESPONSE
         assert answer.check_message_integrity(b"our password")
         assert scene.told == [Heard(scene.base, PEER)]
-        assert new.early == [] and scene.generation.checks.pairs == []
+        assert new.early == () and scene.generation.checks.pairs == []
 
 
 class TestTriggeredChecks:
@@ -636,11 +636,11 @@ class TestTriggeredChecks:
         scene = Scene()
         pair, _ = scene.checked()
         scene.hear(peer=pair.peer)
-        assert scene.generation.checks.triggered == [pair]
+        assert scene.generation.checks.triggered == (pair,)
         # Right after Ta, a request comes before the timer does.
         scene.now += TA
         scene.hear(peer=pair.peer)
-        assert scene.generation.checks.triggered == []
+        assert scene.generation.checks.triggered == ()
         scene.wait(0.4)
         assert len(scene.checks) == 2
 
@@ -649,7 +649,7 @@ class TestTriggeredChecks:
         second = base(2, component=2)
         for at in (scene.base, scene.base, second):
             scene.hear(at=at)
-        assert scene.generation.heard == [1, 2]
+        assert scene.generation.heard == (1, 2)
         assert len(scene.take(PeerChecks)) == 2
 
     def test_of_a_pair_worse_than_the_nominated(self) -> None:
@@ -657,7 +657,6 @@ class TestTriggeredChecks:
         scene = Scene(controlling=False)
         best, worse = scene.valid(priority=5), scene.pair(priority=3)
         scene.generation.selection.nominate(best)
-        scene.hear(check("ICE-CONTROLLING"), worse.peer)
         scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer)
         assert len(scene.checks) == 1 and not worse.use_candidate
         better = scene.pair(priority=9)
@@ -665,6 +664,17 @@ class TestTriggeredChecks:
         assert len(scene.checks) == 1
         scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), better.peer)
         assert scene.asked[1:] == [better.peer[1]]
+
+    def test_of_a_worse_pair_that_the_peer_picks(self) -> None:
+        """It has checked the pair before it nominates it: the one before is dead for it."""
+        scene = Scene(controlling=False)
+        best, worse = scene.valid(priority=5), scene.pair(priority=3)
+        scene.generation.selection.nominate(best)
+        scene.hear(check("ICE-CONTROLLING"), worse.peer)
+        assert len(scene.checks) == 1
+        scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer)
+        assert scene.asked[1:] == [worse.peer[1]] and worse.use_candidate
+        assert scene.generation.selection.nominate(worse)
 
 
 class TestPeerReflexive:
@@ -727,7 +737,7 @@ class TestEarlyChecks:
         scene.start()
         assert scene.asked == [PEER[1]]
         assert scene.told[1:] == [PeerChecks(scene.generation)]
-        assert scene.generation.early == []
+        assert scene.generation.early == ()
 
     def test_of_somebody_else(self) -> None:
         scene = Scene(start=False)

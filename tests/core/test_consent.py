@@ -66,23 +66,30 @@ class Run:
 
 
 class TestInterval:
-    @pytest.mark.parametrize("drawn, factor", [(b"\0\0", 0.8), (b"\xff\xff", 1.2), (MIDDLE, 1.0)])
+    @pytest.mark.parametrize("drawn, factor", [(b"\0\0", 0.81), (b"\xff\xff", 1.19), (MIDDLE, 1.0)])
     def test_between_0_8_and_1_2_of_the_basic_one(self, drawn: bytes, factor: float) -> None:
         # RFC 7675 §5.1
         watched = consent(random=fixed(drawn), now=100.0)
-        assert watched.poll_timeout(False) == pytest.approx(100 + 5 * factor, abs=1e-4)
-        assert not watched.due(100 + 5 * factor - 0.001)
-        assert watched.due(100 + 5 * factor + 0.001)
+        assert watched.poll_timeout(False) == pytest.approx(100 + 5 * factor, abs=0.051)
+        assert not watched.due(watched.poll_timeout(False) - 0.001)
+        assert watched.due(watched.poll_timeout(False))
+
+    def test_on_a_grid(self) -> None:
+        """Many connections of one process wake it together."""
+        times = {consent(random=fixed(bytes([drawn, 0])), now=100.0).poll_timeout(False) for drawn in range(256)}
+        assert 30 < len(times) < 42
 
     @given(drawn=st.binary(min_size=2, max_size=2), interval=st.floats(0.1, 100))
     def test_whatever_is_drawn(self, drawn: bytes, interval: float) -> None:
         watched = consent(Tunables(consent_interval=interval), fixed(drawn))
-        assert 0.8 * interval <= watched.poll_timeout(False) <= 1.2001 * interval
+        assert (
+            0.8 * interval <= watched.poll_timeout(False) * 1.000001 and watched.poll_timeout(False) <= 1.2 * interval
+        )
 
     def test_each_time_anew(self) -> None:
         drawn = iter([b"\0\0", b"\xff\xff", MIDDLE])
-        run = Run(consent(random=lambda size: next(drawn)), 0.01).until(10.0)
-        assert run.asked == pytest.approx([4.0, 10.0])
+        run = Run(consent(random=lambda size: next(drawn)), 0.01).until(10.1)
+        assert run.asked == pytest.approx([4.05, 10.0], abs=0.101)
 
     @pytest.mark.parametrize("rtt", [0.01, 0.8, 3.0, 6.0, None])
     def test_counted_from_the_last_send_whether_it_is_answered_or_not(self, rtt: float | None) -> None:
@@ -92,7 +99,7 @@ class TestInterval:
     @pytest.mark.parametrize("interval", [0.0, -1.0])
     def test_an_interval_of_nothing_is_no_storm(self, interval: float) -> None:
         run = Run(consent(Tunables(consent_interval=interval)), 0.01).until(1.001)
-        assert len(run.asked) == pytest.approx(1 / LEAST_INTERVAL, abs=1)
+        assert 0.8 / LEAST_INTERVAL <= len(run.asked) <= 1 / LEAST_INTERVAL
         assert run.expired is None
 
     def test_changed_at_run_time(self) -> None:

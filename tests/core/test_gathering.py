@@ -112,7 +112,8 @@ class TestHosts:
     def test_a_socket_that_dies(self) -> None:
         scene = Scene(STUN).gather(HOST)
         scene.report(LinkClosed(1, Reason.OTHER, "interface gone"))
-        assert scene.outputs[-3:-1] == [BaseLost(1, "other error: interface gone"), Close(1)]
+        (host,) = scene.candidates
+        assert scene.outputs[-3:-1] == [BaseLost(1, "other error: interface gone", (host,)), Close(1)]
         # Its query ends with it.
         assert scene.ends == [(1, 0.0)]
         scene.run(100.0)
@@ -140,7 +141,7 @@ class TestReflexive:
         first, second = scene.take(Found)
         assert second.base is first.base and second.base.candidate is host
         assert scene.ends == [(1, 0.0)]
-        assert scene.gatherer.poll_timeout() is None
+        assert scene.gatherer.idle
 
     def test_through_a_name(self) -> None:
         scene = Scene((NAME, 3478))
@@ -175,7 +176,7 @@ class TestReflexive:
         scene = Scene((NAME, 3478))
         scene.names[NAME] = (STUN6[0], STUN[0])
         scene.gather(HOST, HOST6, OTHER)
-        assert [(query.link, query.peer) for query in scene.queries] == [(2, STUN), (3, STUN6), (4, STUN)]
+        assert [(query.link, query.peer) for query in scene.queries] == [(1, STUN), (2, STUN6), (3, STUN)]
         for port, query in enumerate(scene.queries):
             scene.answer(query, (MAPPED[0], 40000 + port))
         assert [candidate.related_address for candidate in scene.candidates[3:]] == [HOST, HOST6, OTHER]
@@ -193,24 +194,16 @@ class TestReflexive:
             scene.report(Resolved(resolve.query, (STUN[0],)))
         assert len(scene.queries) == len({query.link for query in scene.queries}) == 2
 
-    def test_a_base_that_opens_between_two_look_ups_of_the_name(self) -> None:
+    def test_a_base_that_opens_after_the_name_was_looked_up(self) -> None:
         scene = Scene((NAME, 3478))
         scene.opens = False
         scene.gather(HOST).gather(HOST, component=2)
-        first, second = scene.take(Resolve)
-        scene.report(Resolved(first.query, (STUN[0],)))
+        (resolve,) = scene.take(Resolve)
+        scene.report(Resolved(resolve.query, (STUN[0],)))
         for output in scene.take(OpenUdp):
             scene.open_late(output.link, (HOST, output.link))
         scene.drain()
-        scene.report(Resolved(second.query, (STUN[0],)))
         assert len(scene.queries) == len({query.link for query in scene.queries}) == 2
-
-    def test_without_a_server_nobody_is_asked(self) -> None:
-        scene = Scene((NAME, 3478)).gather(HOST)
-        scene.gatherer.stun_server = None
-        (resolve,) = scene.take(Resolve)
-        scene.report(Resolved(resolve.query, (STUN[0],)))
-        assert scene.queries == []
 
     def test_a_host_without_nat_has_no_redundant_candidate(self) -> None:
         # RFC 8445 §5.1.3
@@ -301,13 +294,6 @@ class TestSilence:
         assert len(scene.candidates) == 2
         assert scene.ends == [(1, 1.0)]
         assert scene.gatherer.idle
-
-    def test_one_of_two_addresses_answers(self) -> None:
-        # F10
-        scene = Scene(STUN).gather(HOST, OTHER)
-        scene.answer(scene.queries[1])
-        assert scene.ends == []
-        assert scene.run(5.0).ends == [(1, 1.0)]
 
     def test_the_system_says_that_nobody_is_there(self) -> None:
         # F11
@@ -401,7 +387,7 @@ class TestClose:
         assert scene.open == {}
 
     def test_deletes_the_allocation(self) -> None:
-        scene = Scene(turn=TURN_SERVER).gather(HOST)
+        scene = Scene(None, TURN_SERVER).gather(HOST)
         scene.turn_answers = False
         scene.close()
         request = parse_message(scene.sent[-1][1].data)
@@ -413,7 +399,7 @@ class TestClose:
         assert scene.open == {}
 
     def test_and_does_not_wait_for_it_for_longer_than_a_second(self) -> None:
-        scene = Scene(turn=TURN_SERVER).gather(HOST)
+        scene = Scene(None, TURN_SERVER).gather(HOST)
         scene.turn_answers = False
         scene.close().run(0.9)
         assert not scene.gatherer.done
@@ -422,7 +408,7 @@ class TestClose:
         assert scene.gatherer.poll_timeout() is None
 
     def test_while_allocating(self) -> None:
-        scene = Scene(turn=TURN_SERVER)
+        scene = Scene(None, TURN_SERVER)
         scene.turn_answers = False
         scene.gather().close()
         assert scene.ends == [(1, 0.0)]
@@ -434,7 +420,7 @@ class TestClose:
         assert scene.candidates == []
 
     def test_while_a_stream_to_the_server_opens(self) -> None:
-        scene = Scene(turn=TURN_SERVER._replace(transport="tcp"))
+        scene = Scene(None, TURN_SERVER._replace(transport="tcp"))
         scene.opens = False
         scene.gather().close()
         assert scene.gatherer.done

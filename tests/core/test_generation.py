@@ -156,11 +156,11 @@ class TestProgress:
         # RFC 8445 §12.1
         generation = make(2)
         select(generation, 1, nominated=False)
-        generation.heard += [1, 2]
+        generation.heard += (1, 2)
         assert not generation.connected
         select(generation, 2, nominated=False)
         assert generation.connected
-        generation.heard.remove(1)
+        generation.heard = (2,)
         assert not generation.connected
         assert not generation.complete
 

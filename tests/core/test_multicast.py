@@ -54,6 +54,16 @@ def answer(name: str, *addresses: str, ttl: int = 120) -> bytes:
     return dnswire.build_response([record(name, address, ttl) for address in addresses])
 
 
+def nothing_else(name: str, *types: int, ttl: int = 120) -> Record:
+    """RFC 6762 §6.1: the name has records of these types only."""
+    return dnswire.nsec(encode_name(name), types or (TYPE_AAAA if name == "six.local" else TYPE_A,), ttl)
+
+
+def reply(name: str, address: str) -> bytes:
+    """What a responder says of a name with one address: there is no other (RFC 6762 §6.2)."""
+    return dnswire.build_response([record(name, address)], additional=[nothing_else(name)])
+
+
 def ask(name: str, type: int = TYPE_A, cls: int = 1, known: list[Record] | None = None) -> bytes:
     known = known or []
     data = bytearray(dnswire.build_response(known, questions=[Question(encode_name(name), type, cls, False)]))
@@ -350,25 +360,69 @@ class TestResponder:
         m = self.publisher()
         m.handle_datagram(0, -2, ("fe80::1", 5353), ask("aBC.local"))
         (output,) = drain(m)
-        assert output == Transmit(-2, GROUP_IPV6, answer("abc.local", "192.0.2.5"))
-        assert output.data.hex() == "00008400000000010000000003616263056c6f63616c0000018001000000780004c0000205"
+        assert output == Transmit(-2, GROUP_IPV6, reply("abc.local", "192.0.2.5"))
+        assert output.data.hex() == (
+            "000084000000000100000001"
+            "03616263056c6f63616c0000018001000000780004c0000205"
+            "03616263056c6f63616c00002f800100000078000e03616263056c6f63616c00000140"
+        )
 
     @pytest.mark.parametrize(
-        ("name", "type", "addresses"),
+        ("name", "type", "expected"),
         [
-            ("abc.local", TYPE_A, ["192.0.2.5"]),
-            ("abc.local", TYPE_AAAA, []),
-            ("abc.local", TYPE_ANY, ["192.0.2.5"]),
-            ("six.local", TYPE_A, []),
-            ("six.local", TYPE_AAAA, ["2001:db8::5"]),
-            ("abc.local", 16, []),
-            ("other.local", TYPE_A, []),
+            ("abc.local", TYPE_A, reply("abc.local", "192.0.2.5")),
+            ("abc.local", TYPE_AAAA, dnswire.build_response([nothing_else("abc.local")])),
+            ("abc.local", TYPE_ANY, reply("abc.local", "192.0.2.5")),
+            ("six.local", TYPE_A, dnswire.build_response([nothing_else("six.local")])),
+            ("six.local", TYPE_AAAA, reply("six.local", "2001:db8::5")),
+            ("abc.local", 16, dnswire.build_response([nothing_else("abc.local")])),
+            ("other.local", TYPE_A, None),
         ],
     )
-    def test_only_what_is_asked(self, name: str, type: int, addresses: list[str]) -> None:
+    def test_only_what_is_asked(self, name: str, type: int, expected: bytes | None) -> None:
+        """RFC 6762 §6.1: that there is nothing else is told of our own names alone."""
         m = self.publisher()
         m.handle_datagram(0, 1, PEER, ask(name, type))
-        assert drain(m) == ([Transmit(1, GROUP_IPV4, answer(name, *addresses))] if addresses else [])
+        assert drain(m) == ([Transmit(1, GROUP_IPV4, expected)] if expected else [])
+
+    def test_no_other_family_in_wire_form(self) -> None:
+        """RFC 6762 §6.1: the own name, block 0, and the bit of AAAA."""
+        assert nothing_else("six.local").rdata.hex() == "03736978056c6f63616c00" + "0004" + "00000008"
+        both = dnswire.nsec(encode_name("six.local"), (TYPE_AAAA, TYPE_A), 120)
+        assert both.rdata.hex() == "03736978056c6f63616c00" + "0004" + "40000008"
+
+    @pytest.mark.parametrize(("type", "order"), [(TYPE_A, [0, 1]), (TYPE_AAAA, [1, 0])])
+    def test_addresses_of_the_other_family_come_along(self, type: int, order: list[int]) -> None:
+        """RFC 6762 §6.2, and §6: not twice within a second."""
+        m = self.publisher()
+        m.publish("abc.local", "2001:db8::6")
+        records = [record("abc.local", "192.0.2.5"), record("abc.local", "2001:db8::6")]
+        first, second = (records[i] for i in order)
+        m.handle_datagram(0, 1, PEER, ask("abc.local", type))
+        expected = dnswire.build_response([first], additional=[second])
+        assert drain(m) == [Transmit(1, GROUP_IPV4, expected)]
+        m.handle_datagram(0.5, 1, PEER, ask("abc.local", TYPE_ANY))
+        assert drain(m) == []
+        m.handle_datagram(0.5, 1, LEGACY, ask("abc.local", 16))
+        (output,) = drain(m)
+        assert isinstance(output, Transmit)
+        packet = dnswire.parse(output.data)
+        assert packet is not None
+        assert packet.records[0] == nothing_else("abc.local", TYPE_A, TYPE_AAAA, ttl=10)
+
+    def test_a_family_that_is_published_late(self) -> None:
+        """What was said to be missing, and is put off, is not said any more."""
+        m = self.publisher()
+        for time in (0, 0.1):
+            m.handle_datagram(time, 1, PEER, ask("abc.local", TYPE_AAAA))
+        assert len(drain(m)) == 1
+        m.publish("abc.local", "2001:db8::6")
+        assert m.poll_timeout() is None
+        m.handle_datagram(0.2, 1, PEER, ask("abc.local", TYPE_AAAA))
+        expected = dnswire.build_response(
+            [record("abc.local", "2001:db8::6")], additional=[record("abc.local", "192.0.2.5")]
+        )
+        assert drain(m) == [Transmit(1, GROUP_IPV4, expected)]
 
     def test_any(self) -> None:
         m = self.publisher()
@@ -390,7 +444,9 @@ class TestResponder:
         )
         data[2:4] = b"\0\0"
         m.handle_datagram(0, 1, PEER, bytes(data))
-        expected = dnswire.build_response([record("abc.local", "192.0.2.5"), record("six.local", "2001:db8::5")])
+        records = [record("abc.local", "192.0.2.5"), record("six.local", "2001:db8::5")]
+        more = [nothing_else("abc.local"), nothing_else("six.local")]
+        expected = dnswire.build_response(records, additional=more)
         assert drain(m) == [Transmit(1, GROUP_IPV4, expected)]
 
     def test_answers_are_bounded(self) -> None:
@@ -411,19 +467,19 @@ class TestResponder:
     def test_not_more_than_once_a_second(self) -> None:
         """RFC 6762 §6: but who asks in the meantime is answered in the end."""
         m = self.publisher()
-        reply = Transmit(1, GROUP_IPV4, answer("abc.local", "192.0.2.5"))
+        told = Transmit(1, GROUP_IPV4, reply("abc.local", "192.0.2.5"))
         m.handle_datagram(0, 1, PEER, ask("abc.local"))
         m.handle_datagram(0.3, 1, PEER, ask("abc.local"))
         m.handle_datagram(0.4, 1, PEER, ask("abc.local"))
-        assert drain(m) == [reply]
+        assert drain(m) == [told]
         assert m.poll_timeout() == 1
         m.handle_timeout(0.9)
         assert drain(m) == []
         m.handle_timeout(1)
-        assert drain(m) == [reply]
+        assert drain(m) == [told]
         assert m.poll_timeout() is None
         m.handle_datagram(2, 1, PEER, ask("abc.local"))
-        assert drain(m) == [reply]
+        assert drain(m) == [told]
 
     def test_links_are_counted_apart(self) -> None:
         m = self.publisher()
@@ -441,7 +497,7 @@ class TestResponder:
     def test_unicast_when_welcome_and_the_group_has_heard_it(self) -> None:
         """RFC 6762 §5.4"""
         m = self.publisher()
-        data = answer("abc.local", "192.0.2.5")
+        data = reply("abc.local", "192.0.2.5")
         m.handle_datagram(0, 1, PEER, ask("abc.local", cls=0x8001))
         m.handle_datagram(0.1, 1, PEER, ask("abc.local", cls=0x8001))
         assert drain(m) == [Transmit(1, GROUP_IPV4, data), Transmit(1, PEER, data)]
@@ -464,8 +520,9 @@ class TestResponder:
         data[:2] = b"\x12\x34"
         m.handle_datagram(0, 1, LEGACY, bytes(data))
         question = Question(encode_name("abc.local"), TYPE_A, 1, False)
-        reply = dnswire.build_response([record("abc.local", "192.0.2.5", 10)], 0x1234, [question], flush=0)
-        assert drain(m) == [Transmit(1, LEGACY, reply)]
+        records, more = [record("abc.local", "192.0.2.5", 10)], [nothing_else("abc.local", ttl=10)]
+        expected = dnswire.build_response(records, 0x1234, [question], flush=0, additional=more)
+        assert drain(m) == [Transmit(1, LEGACY, expected)]
 
     def test_replaced_address(self) -> None:
         m = self.publisher()
@@ -477,7 +534,7 @@ class TestResponder:
         m.publish("abc.local", "192.0.2.6")
         assert m.poll_timeout() is None
         m.handle_datagram(0.2, 1, PEER, ask("abc.local"))
-        assert drain(m) == [Transmit(1, GROUP_IPV4, answer("abc.local", "192.0.2.6"))]
+        assert drain(m) == [Transmit(1, GROUP_IPV4, reply("abc.local", "192.0.2.6"))]
 
     def test_unpublish(self) -> None:
         m = self.publisher()
@@ -491,7 +548,7 @@ class TestResponder:
         m.handle_datagram(1, 1, PEER, ask("abc.local"))
         assert drain(m) == []
         m.handle_timeout(1)
-        assert drain(m) == [Transmit(1, GROUP_IPV4, answer("six.local", "2001:db8::5"))]
+        assert drain(m) == [Transmit(1, GROUP_IPV4, reply("six.local", "2001:db8::5"))]
 
     def test_link_that_goes(self) -> None:
         m = self.publisher()
@@ -502,7 +559,7 @@ class TestResponder:
         m.remove_link(1)
         m.handle_datagram(0.2, 1, PEER, ask("abc.local"))
         m.handle_timeout(1)
-        assert drain(m) == [Transmit(-2, GROUP_IPV6, answer("abc.local", "192.0.2.5"))]
+        assert drain(m) == [Transmit(-2, GROUP_IPV6, reply("abc.local", "192.0.2.5"))]
 
     @pytest.mark.parametrize(("name", "address"), [("example.com", "192.0.2.5"), ("abc.local", "nonsense")])
     def test_wrong_calls(self, name: str, address: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from aioice.core.message import Class, IntegrityKey, Message, Method, parse_message
+from aioice.core.message import Class, Message, Method, parse_message
 from aioice.core.responder import BURST, MAX_SOURCES, TOTAL_BURST, Strangers, error_answer, is_for
 
-KEY = IntegrityKey(b"password")
+KEY = b"password"
 PEER = ("192.0.2.1", 5000)
 
 

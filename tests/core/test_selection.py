@@ -36,7 +36,7 @@ class Scene:
 
     def ask(self, now: float) -> list[Pair]:
         chosen = self.selection.to_nominate(now, self.checks, self.components)
-        due = self.selection.poll_timeout()
+        due = self.selection.due
         assert due is None or due > now
         return chosen
 
@@ -64,7 +64,7 @@ class TestNomination:
         scene.checks.fail(failed, "no answer")
         scene.valid(0.0, pair)
         assert scene.ask(0.0) == [pair]
-        assert scene.selection.poll_timeout() is None
+        assert scene.selection.due is None
         assert worse.state is PairState.WAITING
 
     def test_goes_out_once(self) -> None:
@@ -77,7 +77,7 @@ class TestNomination:
         scene = Scene()
         scene.pair()
         assert scene.ask(100.0) == []
-        assert scene.selection.poll_timeout() is None
+        assert scene.selection.due is None
 
     @pytest.mark.parametrize("state", [PairState.FROZEN, PairState.WAITING, PairState.IN_PROGRESS])
     def test_a_better_one_is_waited_for(self, state: PairState) -> None:
@@ -86,7 +86,7 @@ class TestNomination:
         better.state = state
         scene.valid(10.0, pair)
         assert scene.ask(10.0) == []
-        assert scene.selection.poll_timeout() == 10.0 + DIRECT_PATIENCE
+        assert scene.selection.due == 10.0 + DIRECT_PATIENCE
         assert scene.ask(10.0 + DIRECT_PATIENCE) == [pair]
 
     @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ class TestNomination:
         scene.pair(2)
         scene.valid(0.0, scene.pair(1), rtt)
         assert scene.ask(0.0) == []
-        assert scene.selection.poll_timeout() == pytest.approx(patience)
+        assert scene.selection.due == pytest.approx(patience)
 
     def test_relay_patience_is_a_second(self) -> None:
         scene = Scene()
         scene.pair(2)
         scene.valid(0.0, scene.pair(1, type="relay"), 5.0)
         assert scene.ask(0.0) == []
-        assert scene.selection.poll_timeout() == RELAY_PATIENCE == 1.0
+        assert scene.selection.due == RELAY_PATIENCE == 1.0
 
     def test_both_are_parameters(self) -> None:
         scene = Scene(direct_patience=0.0, relay_patience=0.0)
@@ -116,10 +116,10 @@ class TestNomination:
         patient.pair(3)
         direct = patient.pair(2)
         patient.valid(0.0, patient.pair(1, type="relay"), 0.1)
-        assert patient.ask(0.0) == [] and patient.selection.poll_timeout() == 9.0
+        assert patient.ask(0.0) == [] and patient.selection.due == 9.0
         patient.valid(1.0, direct, 0.1)
         # Counted from the first valid pair of the component.
-        assert patient.ask(1.0) == [] and patient.selection.poll_timeout() == 7.0
+        assert patient.ask(1.0) == [] and patient.selection.due == 7.0
 
     def test_the_better_one_answers_within_the_patience(self) -> None:
         scene = Scene()
@@ -149,11 +149,11 @@ class TestNomination:
         scene.valid(0.0, scene.pair(2, 2))
         scene.valid(0.05, scene.pair(3, 3))
         assert scene.ask(0.06) == []
-        assert scene.selection.poll_timeout() == 0.1
+        assert scene.selection.due == 0.1
         assert [pair.component for pair in scene.ask(0.1)] == [2]
-        assert scene.selection.poll_timeout() == pytest.approx(0.15)
+        assert scene.selection.due == pytest.approx(0.15)
         assert [pair.component for pair in scene.ask(0.1501)] == [3]
-        assert scene.selection.poll_timeout() == pytest.approx(0.6)
+        assert scene.selection.due == pytest.approx(0.6)
 
     def test_a_better_pair_of_another_component_is_not_waited_for(self) -> None:
         scene = Scene(2)
@@ -258,6 +258,6 @@ class TestRoleChange:
         scene = Scene()
         scene.pair(2)
         scene.valid(0.0, scene.pair(1))
-        assert scene.ask(0.0) == [] and scene.selection.poll_timeout() is not None
+        assert scene.ask(0.0) == [] and scene.selection.due is not None
         scene.selection.role_changed()
-        assert scene.selection.poll_timeout() is None
+        assert scene.selection.due is None

@@ -41,9 +41,10 @@ class Script:
         self.react(report)
 
     def handle_timeout(self, now: float) -> None:
-        assert self.deadline is not None and now >= self.deadline
-        self.timeouts.append(now)
-        self.deadline = None
+        """As the contract has it, nothing happens before the deadline."""
+        if self.deadline is not None and now >= self.deadline:
+            self.timeouts.append(now)
+            self.deadline = None
 
     def poll_output(self) -> Output | None:
         return self.outputs.pop(0) if self.outputs else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aioice.net import udp
+from aioice.net import endpoint, linux, sender, udp
 from aioice.net.udp import UdpTransport, open_udp
 from tests.net.support import NoReaders, Recorder, closed_port, turns, until
 
@@ -359,7 +359,7 @@ def test_queue_is_bounded_in_datagrams_and_bytes(run: Run) -> None:
     async def main() -> None:
         transport, _, sock = stuck(BlockingIOError)
         address = ("127.0.0.1", 9)
-        for _ in range(udp.QUEUE_DATAGRAMS + 7):
+        for _ in range(sender.QUEUE_DATAGRAMS + 7):
             transport.sendto(b"x", address)
         assert transport.dropped == 7
         transport.abort()
@@ -367,8 +367,8 @@ def test_queue_is_bounded_in_datagrams_and_bytes(run: Run) -> None:
         transport, _, sock = stuck(BlockingIOError)
         for _ in range(40):
             transport.sendto(bytes(60000), address)
-        assert transport.get_write_buffer_size() <= udp.QUEUE_BYTES
-        assert transport.dropped == 40 - udp.QUEUE_BYTES // 60000
+        assert transport.get_write_buffer_size() <= sender.QUEUE_BYTES
+        assert transport.dropped == 40 - sender.QUEUE_BYTES // 60000
         with pytest.raises(OSError) as caught:
             transport.sendto(bytes(65508), address)
         assert caught.value.errno == errno.EMSGSIZE
@@ -432,7 +432,7 @@ def test_close_while_errors_wait_still_flushes(run: Run) -> None:
     async def main() -> None:
         receiver, received, address = opened()
         transport, protocol, sock = stuck(None, BlockingIOError)
-        sock.setsockopt(socket.IPPROTO_IP, udp.IP_RECVERR, 1)
+        sock.setsockopt(socket.IPPROTO_IP, linux.IP_RECVERR, 1)
         transport.sendto(b"x", closed_port())
         transport.sendto(b"bye", address)
         transport.close()
@@ -478,7 +478,7 @@ def test_loop_without_readers() -> None:
         with pytest.raises(NotImplementedError):
             open_udp(loop, Recorder(), "127.0.0.1")
         protocol = Recorder()
-        transport = await udp.open_endpoint(loop, protocol, "127.0.0.1")
+        transport = await endpoint.open_endpoint(loop, protocol, "127.0.0.1")
         transport.sendto(b"x", transport.get_extra_info("sockname"))
         await until(lambda: protocol.received)
         transport.sendto(b"x", closed_port())
@@ -487,9 +487,9 @@ def test_loop_without_readers() -> None:
         await until(lambda: len(protocol.received) == 2)
         # X07: the caller learns it.
         with pytest.raises(OSError) as caught:
-            transport.sendto(bytes(udp.MAX_SIZE_IPV4 + 1), transport.get_extra_info("sockname"))
+            transport.sendto(bytes(sender.MAX_SIZE_IPV4 + 1), transport.get_extra_info("sockname"))
         assert caught.value.errno == errno.EMSGSIZE
-        transport.sendto(bytes(udp.MAX_SIZE_IPV4), transport.get_extra_info("sockname"))
+        transport.sendto(bytes(sender.MAX_SIZE_IPV4), transport.get_extra_info("sockname"))
         await until(lambda: len(protocol.received) == 3)
         other = Recorder()
         transport.set_protocol(other)
@@ -499,9 +499,9 @@ def test_loop_without_readers() -> None:
         assert transport.is_closing()
         await until(lambda: other.lost)
         again = Recorder()
-        transport = await udp.open_endpoint(loop, again, "::1")
+        transport = await endpoint.open_endpoint(loop, again, "::1")
         with pytest.raises(OSError):
-            transport.sendto(bytes(udp.MAX_SIZE_IPV6 + 1), transport.get_extra_info("sockname"))
+            transport.sendto(bytes(sender.MAX_SIZE_IPV6 + 1), transport.get_extra_info("sockname"))
         transport.abort()
         await until(lambda: again.lost)
 
@@ -516,7 +516,7 @@ def test_endpoint_of_a_loop_that_has_none() -> None:
 
     async def main() -> None:
         with pytest.raises(NotImplementedError):
-            await udp.open_endpoint(asyncio.get_running_loop(), Recorder(), "127.0.0.1")
+            await endpoint.open_endpoint(asyncio.get_running_loop(), Recorder(), "127.0.0.1")
 
     with asyncio.Runner(loop_factory=Nothing) as runner:
         runner.run(main())

@@ -86,7 +86,7 @@ class TestSlowPath:
 
     def test_half_of_the_answers_are_lost(self) -> None:
         """One answer in 30 seconds is enough."""
-        world = World(3)
+        world = World(5)
         world.network(delay=0.1)
         p = pair(world)
         p.connect()

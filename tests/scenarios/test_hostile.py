@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 from random import Random
 
 import pytest
 
 from aioice.core.generation import MAX_EARLY_CHECKS, MAX_PEER_REFLEXIVE, MAX_REMOTE_CANDIDATES
 from aioice.core.machine import LinkClosed, Reason, SendFailed
-from aioice.core.message import Class, IntegrityKey, Message, Method, parse_message
+from aioice.core.message import Class, Message, Method, parse_message
 from aioice.sim import World
 from tests.scenarios.support import Address, Peer, Puppet, host_candidate, pair, puppeteer
 
@@ -299,7 +300,7 @@ class TestAnswers:
 def resigned(body: bytes, password: str) -> bytes:
     """A message without integrity, with attributes that the codec does not know, signed."""
     body = body[:2] + (len(body) + 4).to_bytes(2, "big") + body[4:]
-    return body + b"\x00\x08\x00\x14" + IntegrityKey(password.encode()).sha1(body)
+    return body + b"\x00\x08\x00\x14" + hmac.digest(password.encode(), body, "sha1")
 
 
 class TestFloods:

@@ -13,6 +13,7 @@ from aioice.core.machine import (
     Accept,
     Address,
     Close,
+    Connected,
     Deliver,
     Done,
     LinkClosed,
@@ -36,7 +37,7 @@ from aioice.core.machine import (
 )
 from aioice.core.message import Class, Message, Method, parse_message
 from aioice.sim import Behaviour, Fate, Host, Nat, Node, TurnServer, World
-from aioice.sim.network import CONNECT_TIMEOUT, Socket
+from aioice.sim.hosts import CONNECT_TIMEOUT, Socket
 
 SERVER = ("198.51.100.1", 3478)
 TURN = ("198.51.100.2", 3478)
@@ -645,8 +646,10 @@ class TestStreams:
         world, _, host = self.world()
         script, node = start(host, OpenStream(1, peer, server_name))
         world.run(until=30)
-        ((when, report),) = script.reports
+        (when, report), before = script.reports[-1], script.reports[:-1]
         assert when == pytest.approx(time)
+        # TLS begins after a round trip.
+        assert before == ([(0.05, Connected(1))] if server_name else [])
         if reason is None:
             assert report == Opened(1, ("192.0.2.1", 50000))
         else:
@@ -892,8 +895,8 @@ class TestTurnServer:
         bound = turn.request(Method.CHANNEL_BIND, CHANNEL_NUMBER=0x4001, XOR_PEER_ADDRESS=turn.socket.local)
         assert bound.error_code is None
         turn.script.datagrams.clear()
-        turn.send(b"\x40\x01\x00\x04chan\x00\x00")
-        assert turn.seen[-1][1:] == (relayed, b"chan")
+        turn.send(b"\x40\x01\x00\x05chan!\x00\x00\x00")
+        assert turn.seen[-1][1:] == (relayed, b"chan!")
         turn.socket.send(relayed, b"back")
         turn.world.run(until=turn.world.now + 1)
         assert [data for _, _, _, data in turn.script.datagrams] == [b"\x40\x01\x00\x04back"]

@@ -7,10 +7,10 @@ accepted and through what it leaves, and never sees that data.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .candidate import Candidate, candidate_foundation, is_mdns_hostname, stands_on
+from .accepting import Accepting
+from .candidate import Candidate, candidate_foundation, is_mdns_hostname
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
     Checker,
@@ -25,30 +25,21 @@ from .connectivity import (
 )
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
-from .gathering import (
-    BaseLost,
-    Found,
-    Gathered,
-    Gatherer,
-    RelayPermits,
-    RelayRefused,
-    RelayUnreachable,
-    StunServer,
-    TurnServer,
-)
+from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
-from .machine import Accept, Deliver, Done, Notify, Resolve, Resolved, Revoke, SendFailed, Transmit, Tunables
+from .hiding import related_address
+from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
+from .servers import RelayPermits, RelayRefused, RelayUnreachable, StunServer, TurnServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .machine import Address, Output, Report
-
-#: Data is accepted from this many addresses at most.
-MAX_ACCEPTED = 256
+    from .rewrites import AddressRewrite
+    from .servers import ServerReport
 
 
 class AgentConfig(Record):
@@ -58,7 +49,16 @@ class AgentConfig(Record):
     components: int = 1
     stun_server: StunServer | None = None
     turn_server: TurnServer | None = None
+    #: Further servers to ask.
+    servers: tuple[StunServer | TurnServer, ...] = ()
+    #: Address families of relays, the most wanted first.
+    relay_families: tuple[int, ...] = (4, 6)
     relay_only: bool = False
+    #: The types of local candidates that are offered; all if None.
+    candidate_types: frozenset[str] | None = None
+    address_rewrites: tuple[AddressRewrite, ...] = ()
+    #: Whether an address of the peer may be sent checks, by its text; None for all.
+    remote_filter: Callable[[str], bool] | None = None
     #: ICE-lite (RFC 8445 §2.5): host candidates only, answers checks and sends none.
     lite: bool = False
     #: Distance of two ordinary checks (RFC 8445 §14.2; docs/rfc.md says why 5 ms).
@@ -83,7 +83,7 @@ class Agent:
         "_random",
         "_tunables",
         "_outputs",
-        "_numbers",
+        "_number",
         "_inner",
         "_gatherer",
         "_checker",
@@ -91,8 +91,7 @@ class Agent:
         "_local_candidates",
         "_ungathered",
         "_end_told",
-        "_accepted",
-        "_stale",
+        "_accepting",
         "_sending",
         "_state",
         "_changed",
@@ -114,11 +113,21 @@ class Agent:
         self._random = random
         self._tunables = tunables or Tunables()
         self._outputs: list[Output] = []
-        self._numbers = count(1)
+        self._number = 0
         #: What the children have to say, in its order.
         inner: list[Any] = []
         self._inner = inner
-        self._gatherer = Gatherer(random, self.next_number, self._tunables, relay_only=config.relay_only, outputs=inner)
+        self._gatherer = Gatherer(
+            random,
+            self.next_number,
+            self._tunables,
+            relay_only=config.relay_only,
+            families=config.relay_families,
+            types=config.candidate_types,
+            rewrites=config.address_rewrites,
+            ta=config.ta,
+            outputs=inner,
+        )
         self.set_servers(0.0, config.stun_server, config.turn_server)
         controlling = config.controlling and not config.lite
         self._checker = Checker(
@@ -128,12 +137,9 @@ class Agent:
         self._bases: dict[int, Base] = {}
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
-        self._ungathered = list(range(1, config.components + 1))
+        self._ungathered = tuple(range(1, config.components + 1))
         self._end_told = False
-        #: Where data is taken from, and whether it has answered us.
-        self._accepted: dict[tuple[int, Address], bool] = {}
-        #: Those of them that have not been heard since the restart.
-        self._stale: list[tuple[int, Address]] = []
+        self._accepting = Accepting(self._outputs)
         self._state = ConnectionState.NEW
         #: Something happened that may let us go on.
         self._changed = False
@@ -146,7 +152,8 @@ class Agent:
 
     def next_number(self) -> int:
         """A number for a link or a query, never used before."""
-        return next(self._numbers)
+        self._number += 1
+        return self._number
 
     def _new_generation(self, username: str, password: str) -> Generation:
         config = self._config
@@ -178,8 +185,23 @@ class Agent:
         return self._local_candidates
 
     @property
+    def gathering_ended(self) -> bool:
+        """The end of the local candidates was told; what is found later is told all the same."""
+        return self._end_told
+
+    @property
+    def server_reports(self) -> list[ServerReport]:
+        """How the servers have answered so far, those that have not among them."""
+        return self._gatherer.reports
+
+    @property
     def remote_candidates(self) -> list[Candidate]:
         return self._generation.remote_candidates
+
+    def can_pair(self, link: int | None, remote: Candidate) -> bool:
+        """Whether what is behind the link can be one pair with this remote candidate."""
+        base = None if link is None else self._bases.get(link)
+        return base is not None and base.candidate.can_pair_with(remote)
 
     @property
     def check_list(self) -> list[Pair]:
@@ -191,10 +213,16 @@ class Agent:
         """Find candidates of one component from the addresses ``hosts``; ends in ``Notify(Gathered(component))``."""
         if self._closed:
             return
-        if component in self._ungathered:
-            self._ungathered.remove(component)
+        self._ungathered = tuple(other for other in self._ungathered if other != component)
         self._gatherer.gather(now, component, hosts, timeout)
         self._drain_children(now)
+
+    def hide(self, now: float, names: Mapping[str, str]) -> None:
+        """Show these names in place of the addresses of this host, from now on: of candidates that are found later.
+
+        Whoever runs the agent answers for the names.
+        """
+        self._gatherer.names = names
 
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
@@ -207,15 +235,19 @@ class Agent:
 
     def end_gathering(self, now: float) -> None:
         """Nothing more will be gathered or adopted, also for components that neither was done for."""
-        self._ungathered.clear()
+        self._ungathered = ()
         self._changed = True
         self._drain_children(now)
 
     def set_servers(self, now: float, stun_server: StunServer | None, turn_server: TurnServer | None) -> None:
-        """The servers to ask; a lite agent asks none (RFC 8445 §2.5)."""
+        """The servers to ask beside those of the configuration; a lite agent asks none (RFC 8445 §2.5)."""
         if not self._config.lite:
-            self._gatherer.stun_server = stun_server
-            self._gatherer.turn_server = turn_server
+            named = tuple(server for server in (stun_server, turn_server) if server is not None)
+            self._gatherer.servers = named + self._config.servers
+
+    def set_interfaces(self, now: float, interfaces: Mapping[str, str]) -> None:
+        """The names of the interfaces by their addresses, for the rewrites that are for one."""
+        self._gatherer.interfaces = interfaces
 
     def set_local_credentials(self, now: float, username: str, password: str) -> None:
         if (username, password) != (self._generation.local_username, self._generation.local_password):
@@ -265,6 +297,9 @@ class Agent:
 
     def _reachable(self, now: float, generation: Generation, candidate: Candidate) -> None:
         """The candidate has an address: it is new, or it names one that we saw as peer-reflexive (RFC 8838 §11)."""
+        if self._forbidden(candidate.address):
+            generation.remote_candidates[:] = [c for c in generation.remote_candidates if c is not candidate]
+            return
         known = generation.find_remote(candidate.component, (candidate.address, candidate.port), but=candidate)
         if known is not None and known.type == "prflx":
             generation.replace_remote(known, candidate)
@@ -278,6 +313,13 @@ class Agent:
         for base in self._bases.values():
             self._pair(generation, base, candidate)
         self._changed = True
+
+    def _forbidden(self, host: str) -> bool:
+        """Whether the application wants no checks to be sent there."""
+        if self._config.remote_filter is None or self._config.remote_filter(host):
+            return False
+        self.drops["address forbidden by the application"] += 1
+        return True
 
     def _pair(self, generation: Generation, base: Base, remote: Candidate) -> None:
         if generation is not self._generation or remote.component not in generation.components:
@@ -333,7 +375,8 @@ class Agent:
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
-        self._stale = list(self._accepted)
+        self._accepting.restart()
+        self._gatherer.keep(now, True)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
@@ -368,7 +411,7 @@ class Agent:
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         base = self._bases.get(link)
-        if base is not None:
+        if base is not None and (self._config.remote_filter is None or not self._forbidden(peer[0])):
             self._handle_stun(now, base, peer, data)
         else:
             self._gatherer.handle_datagram(now, link, peer, data)
@@ -449,19 +492,23 @@ class Agent:
         base).
         """
         base, candidate = found
-        self._local_candidates.append(candidate)
-        if candidate is base.candidate:
+        types = self._config.candidate_types
+        if candidate is base.shown:
             self._bases[base.link] = base
             self._outputs.append(Notify(found))
-        self._outputs.append(Notify(LocalCandidate(candidate)))
-        if candidate is base.candidate:
+        if types is None or candidate.type in types:
+            self._local_candidates.append(candidate)
+            self._outputs.append(Notify(LocalCandidate(candidate)))
+        if candidate is base.shown:
             for remote in self._generation.remote_candidates:
                 self._pair(self._generation, base, remote)
             self._changed = True
 
     def _base_lost(self, now: float, lost: BaseLost) -> None:
-        base = self._bases.pop(lost.link)
-        self._local_candidates[:] = [c for c in self._local_candidates if not stands_on(c, base.candidate)]
+        base = self._bases.pop(lost.link, None)
+        if base is None:
+            return
+        self._local_candidates[:] = [c for c in self._local_candidates if c not in lost.candidates]
         self._outputs.append(Notify(lost))
         self._checker.base_lost(lost.link)
         lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
@@ -472,13 +519,18 @@ class Agent:
         if any(link == lost.link for link, _ in self._sending.forced.values()):
             self.close(now, f"local socket lost: {lost.detail}")
 
+    def _withdrawn(self, now: float, withdrawn: Withdrawn) -> None:
+        self._local_candidates[:] = [c for c in self._local_candidates if c is not withdrawn.candidate]
+        self._outputs.append(Notify(withdrawn))
+
     def _gathered(self, now: float, gathered: Gathered) -> None:
         self._outputs.append(Notify(gathered))
 
     def _deliver(self, now: float, deliver: Deliver) -> None:
         """A datagram that a relay unwrapped."""
         if is_stun(deliver.data):
-            self._handle_stun(now, self._bases[deliver.link], deliver.peer, deliver.data)
+            if not self._forbidden(deliver.peer[0]):
+                self._handle_stun(now, self._bases[deliver.link], deliver.peer, deliver.data)
         else:
             self._outputs.append(deliver)
 
@@ -504,30 +556,8 @@ class Agent:
         self._accept(heard.base.link, heard.peer, heard.base.candidate.component, proven=False)
 
     def _accept(self, link: int, peer: Address, component: int, *, proven: bool) -> None:
-        """Take data from there: ``proven`` if it has answered us; a check that was only heard may be a repeated one."""
-        source = (link, peer)
-        if source in self._stale:
-            self._stale.remove(source)
-        if source in self._accepted:
-            self._accepted[source] = self._accepted[source] or proven
-            return
-        if len(self._accepted) >= MAX_ACCEPTED:
-            heard = next((source for source, answered in self._accepted.items() if not answered), None)
-            if not proven or heard is None:
-                self.drops["too many sources"] += 1
-                return
-            del self._accepted[heard]
-            self._outputs.append(Revoke(*heard))
-        self._accepted[source] = proven
-        self._outputs.append(Accept(link, peer, component))
-
-    def _revoke_stale(self) -> None:
-        """The restart is over: who was heard only before it is no longer welcome."""
-        for link, peer in self._stale:
-            if (link, peer) not in self._sending.forced.values():
-                self._accepted.pop((link, peer), None)
-                self._outputs.append(Revoke(link, peer))
-        self._stale = []
+        if not self._accepting.accept((link, peer), component, proven=proven):
+            self.drops["too many sources"] += 1
 
     def _progressed(self, now: float, output: RoleChanged | PeerChecks) -> None:
         self._changed = True
@@ -543,20 +573,25 @@ class Agent:
     def _local_at(self, pair: Pair, valid: Valid) -> Candidate:
         """The local candidate that the peer saw, peer-reflexive if it is none of ours (RFC 8445 §7.2.5.3.1)."""
         host, port = valid.mapped
-        base = pair.base.candidate
+        own = pair.base.candidate
+        for base in (pair.base, *self._bases.values()):
+            candidate = base.candidate
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
+                return base.shown
         for candidate in self._local_candidates:
-            if candidate.component == base.component and candidate.host == host and candidate.port == port:
+            if candidate.component == own.component and candidate.host == host and candidate.port == port:
                 return candidate
+        related = related_address(pair.base)
         return Candidate(
-            foundation=candidate_foundation("prflx", "udp", base.host),
-            component=base.component,
+            foundation=candidate_foundation("prflx", "udp", pair.base.shown.host),
+            component=own.component,
             transport="udp",
             priority=valid.priority,
-            host=host,
+            host=self._gatherer.names.get(host, host),
             port=port,
             type="prflx",
-            related_address=base.host,
-            related_port=base.port,
+            related_address=related[0],
+            related_port=related[1],
         )
 
     def _nominated(self, now: float, nominated: Nominated) -> None:
@@ -571,7 +606,7 @@ class Agent:
         self._checker.stop_repeating([p for p in others if self.controlling or p.priority < pair.priority])
         if generation is self._generation and generation.complete:
             self._checker.use([generation])
-            self._revoke_stale()
+            self._accepting.settle(self._sending.forced.values())
         self._changed = True
 
     def _dead(self, now: float, dead: Dead) -> None:
@@ -585,17 +620,27 @@ class Agent:
         use = self._sending.uses.get(pair.component)
         if use is not None and use.pair is pair:
             again = generation.selection.pairs.get(pair.component)
+            if again is None and pair.base.link not in self._bases:
+                # The pairs that the nomination made superfluous are needed now.
+                for base in self._bases.values():
+                    for remote in generation.remote_candidates:
+                        self._pair(generation, base, remote)
             if again is not None:
                 self._send_on(now, generation, again)
-            elif generation is self._generation and generation.checks.unanswered(pair.component):
-                self._interrupt(generation, pair)
+            elif generation is self._generation and (
+                generation.checks.unanswered(pair.component) or self._gatherer.hopeful
+            ):
+                self._interrupt(now, generation, pair)
             else:
                 self._sending.end(pair.component, pair.why_failed)
         self._changed = True
 
-    def _interrupt(self, generation: Generation, pair: Pair) -> None:
-        """The pair in use is dead while others are still being checked."""
+    def _interrupt(self, now: float, generation: Generation, pair: Pair) -> None:
+        """The pair in use is dead while others are still being checked, or a lost relay is made anew."""
         generation.interrupted = True
+        if self._gatherer.hopeful:
+            generation.patience_over = False
+            generation.patience_ends = now + self._patience
         self._sending.pause(pair.component)
         self._set_state(ConnectionState.CHECKING, pair.why_failed)
 
@@ -624,6 +669,10 @@ class Agent:
         self._sending.answered(now, answer.pair, answer.transaction_id)
 
     def _doubts_changed(self, now: float, changed: DoubtsChanged) -> None:
+        use = self._sending.uses.get(changed.component)
+        if use is not None and use.doubted:
+            # It may be the relay that has forgotten us: a new one can be had before consent expires.
+            self._gatherer.probe(now, use.pair.base.link)
         self._changed = True
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:
@@ -643,6 +692,7 @@ class Agent:
             self._hurry_nominations(generation)
         if generation.connected:
             complete = generation.complete
+            self._gatherer.keep(now, not complete)
             if self._sending.doubted:
                 self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")
             elif complete or self._state is not ConnectionState.COMPLETED:
@@ -666,6 +716,8 @@ class Agent:
     def _hopeless(self, now: float) -> str:
         """Why no pair can become valid any more; empty while one can (RFC 8863 §4)."""
         if self._ungathered or not self._gatherer.idle:
+            return ""
+        if self._gatherer.hopeful and not self._generation.patience_over:
             return ""
         if not self._bases:
             return "no local candidates"
@@ -694,7 +746,7 @@ class Agent:
             if generation.checking:
                 if not generation.patience_over and now >= generation.patience_ends:
                     generation.patience_over = self._changed = True
-                due = generation.selection.poll_timeout()
+                due = generation.selection.due
                 if due is not None and now >= due:
                     self._changed = True
         self._drain_children(now)
@@ -707,13 +759,15 @@ class Agent:
         if self._closed:
             return earliest
         generation = self._generation
-        times = [self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at]
-        if generation.checking:
-            times.append(generation.selection.poll_timeout())
-            if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
-                # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
-                times.append(generation.patience_ends)
-        for time in times:
+        # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+        patient = generation.checking and self._state is ConnectionState.CHECKING and not self._config.lite
+        for time in (
+            self._checker.poll_timeout(),
+            self._sending.poll_timeout(),
+            self._abandon_at,
+            generation.selection.due if generation.checking else None,
+            generation.patience_ends if patient and not generation.patience_over else None,
+        ):
             if time is not None and (earliest is None or time < earliest):
                 earliest = time
         return earliest
@@ -721,6 +775,7 @@ class Agent:
     _HANDLERS: ClassVar[dict[type, Callable[[Agent, float, Any], None]]] = {
         Found: _found,
         BaseLost: _base_lost,
+        Withdrawn: _withdrawn,
         Gathered: _gathered,
         Deliver: _deliver,
         Transmit: _transmit,

@@ -16,6 +16,7 @@ from .deadlines import Deadlines
 from .demux import MAX_DATA, is_channel_data, pad
 from .lifetime import Relay
 from .machine import (
+    ChannelBound,
     Close,
     Done,
     LinkClosed,
@@ -30,7 +31,19 @@ from .machine import (
     Tunables,
 )
 from .message import Class, Message, Method, parse_message
-from .peers import FLOOR, RETRY_LOST, Ask, Frame, Indicate, PeerRefused, Peers, PeerUnreachable, Permitted, Suspect
+from .peers import (
+    FLOOR,
+    RETRY_LOST,
+    Ask,
+    Bound,
+    Frame,
+    Indicate,
+    PeerRefused,
+    Peers,
+    PeerUnreachable,
+    Permitted,
+    Suspect,
+)
 from .transactions import CREDENTIALS_TIME, Answered, Refused, Sent, Silent, Transactions, WantCredentials
 from .turn_errors import describe
 
@@ -285,7 +298,7 @@ class Allocation:
         if link != self._link or self._state is State.DONE or not (self._stream or peer == self._config.server):
             self.dropped += 1
         elif is_channel_data(data):
-            if self._peers is None or not self._peers.handle_channel_data(data):
+            if self._peers is None or not self._peers.handle_channel_data(now, data):
                 self.dropped += 1
             else:
                 self._drain(now, self._peers)
@@ -382,6 +395,8 @@ class Allocation:
                 self._conclude(now)
             elif isinstance(output, Suspect):
                 self.probe(now)
+            elif isinstance(output, Bound):
+                self._outputs.append(ChannelBound(*output, self._link, self._config.server))
             else:
                 self._outputs.append(output)
 

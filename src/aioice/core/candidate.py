@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .address import IPV6, canonical_host, parse_host
@@ -229,6 +230,7 @@ def is_end_of_candidates(text: str | None) -> bool:
     return text is None or _strip_prefixes(text.strip()).strip() in ("", "end-of-candidates")
 
 
+@lru_cache(256)
 def candidate_foundation(candidate_type: str, candidate_transport: str, base_address: str, *, server: str = "") -> str:
     """The same text for candidates of one type, transport, base and STUN or TURN server (RFC 8445 §5.1.1.3)."""
     key = f"{candidate_type}|{candidate_transport.lower()}|{base_address}|{server}"
@@ -246,21 +248,14 @@ def pair_priority(controlling_priority: int, controlled_priority: int) -> int:
     return (low << 32) + 2 * high + (controlling_priority > controlled_priority)
 
 
-def stands_on(candidate: Candidate, base: Candidate) -> bool:
-    """Whether this local candidate goes with ``base``: it is that, or server-reflexive through it."""
-    return candidate is base or (
-        candidate.type == "srflx"
-        and (candidate.component, candidate.related_address, candidate.related_port)
-        == (base.component, base.host, base.port)
-    )
-
-
 def local_preferences(hosts: Sequence[str]) -> list[int]:
     """The local preference of each of the addresses of a host, all different (RFC 8445 §5.1.2.1).
 
     In the order of preference, an IPv4 address follows after each few of IPv6 (RFC 8421 §4), and the addresses of one
     family stay in the order in which they are given.
     """
+    if len(hosts) == 1:
+        return [_MAX_LOCAL_PREFERENCE]
     ipv6 = [index for index, host in enumerate(hosts) if ":" in host]
     ipv4 = [index for index, host in enumerate(hosts) if ":" not in host]
     # RFC 8421 §4: Hi = (N_4 + N_6) / N_4; bounded, for a single IPv4 address would always be the last.

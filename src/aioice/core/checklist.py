@@ -38,11 +38,13 @@ class Base:
     link.
     """
 
-    __slots__ = ("link", "candidate", "preference")
+    __slots__ = ("link", "candidate", "shown", "preference")
 
-    def __init__(self, link: int, candidate: Candidate, preference: int) -> None:
+    def __init__(self, link: int, candidate: Candidate, preference: int, shown: Candidate | None = None) -> None:
         self.link = link
         self.candidate = candidate
+        #: The candidate as it is told; another one if its address is hidden (:mod:`aioice.core.hiding`).
+        self.shown = candidate if shown is None else shown
         #: Local preference of RFC 8445 §5.1.2.1, kept for the candidates that are reflected from this base.
         self.preference = preference
 
@@ -59,8 +61,10 @@ class Pair:
         "local",
         "nominated",
         "use_candidate",
+        "deliberate",
         "request",
         "sent_at",
+        "valid_since",
         "rtt",
         "conflicts",
         "cancelled",
@@ -73,13 +77,17 @@ class Pair:
         self.peer: Address = (remote.address, remote.port)
         self.state = PairState.FROZEN
         #: The local candidate as the peer sees it, once a check has told (§7.2.5.3.1).
-        self.local = base.candidate
+        self.local = base.shown
         self.nominated = False
         #: Controlling: the check in flight nominates. Controlled: the peer has asked to nominate.
         self.use_candidate = False
+        #: Controlled: the peer has checked the pair without nominating it, so that a nomination is its choice.
+        self.deliberate = False
         #: The check in flight whose time-out makes the pair fail.
         self.request: Request | None = None
         self.sent_at = float("-inf")
+        #: When a check first succeeded.
+        self.valid_since: float | None = None
         #: Round-trip time in seconds, None until it is known.
         self.rtt: float | None = None
         #: Role conflicts answered to checks of this pair.
@@ -108,8 +116,8 @@ class Pair:
         return self.base.candidate.type == "relay" or self.remote.type == "relay"
 
     def __repr__(self) -> str:
-        local = self.base.candidate
-        return f"Pair({local.host}:{local.port} -> {self.peer[0]}:{self.peer[1]}, {self.state})"
+        local, remote = self.base.shown, self.remote
+        return f"Pair({local.host}:{local.port} -> {remote.host}:{remote.port}, {self.state})"
 
 
 def order(pair: Pair) -> tuple[int, int]:
@@ -125,17 +133,15 @@ class CheckList:
         "triggered",
         "_controlling",
         "_max_pairs",
-        "_by_address",
         "_quiet",
         "refused",
     )
 
     def __init__(self, controlling: bool, max_pairs: int) -> None:
         self.pairs: list[Pair] = []
-        self.triggered: list[Pair] = []
+        self.triggered: tuple[Pair, ...] = ()
         self._controlling = controlling
         self._max_pairs = max_pairs
-        self._by_address: dict[tuple[int, Address], Pair] = {}
         #: No pair is to be checked, and nothing has happened since that was found.
         self._quiet = False
         #: Pairs that the limit kept out.
@@ -144,18 +150,19 @@ class CheckList:
     # ------------------------------------------------------------------------------------------------------ contents
 
     def find(self, link: int, peer: Address) -> Pair | None:
-        return self._by_address.get((link, peer))
+        for pair in self.pairs:
+            if pair.peer == peer and pair.base.link == link:
+                return pair
+        return None
 
     def add(self, base: Base, remote: Candidate) -> Pair | None:
         """Pair the two; None if the pair is redundant (§6.1.2.4) or the list is full of better ones (§6.1.2.5)."""
-        key = (base.link, (remote.address, remote.port))
-        if key in self._by_address:
+        if self.find(base.link, (remote.address, remote.port)) is not None:
             return None
         pair = Pair(base, remote, self._controlling)
         if len(self.pairs) >= self._max_pairs and not self._make_room(pair):
             self.refused += 1
             return None
-        self._by_address[key] = pair
         self._insert(pair)
         if self._may_start(pair):
             self.set(pair, PairState.WAITING)
@@ -180,7 +187,6 @@ class CheckList:
 
     def remove(self, pair: Pair) -> None:
         self.pairs.remove(pair)
-        self._by_address.pop((pair.base.link, pair.peer), None)
         self.untrigger(pair)
         self._quiet = False
 
@@ -262,12 +268,12 @@ class CheckList:
         if pair.state is PairState.FROZEN or pair.state is PairState.FAILED or pair.state is PairState.IN_PROGRESS:
             self.set(pair, PairState.WAITING)
         if pair not in self.triggered:
-            self.triggered.append(pair)
+            self.triggered += (pair,)
             self._quiet = False
 
     def untrigger(self, pair: Pair) -> None:
         if pair in self.triggered:
-            self.triggered.remove(pair)
+            self.triggered = tuple(other for other in self.triggered if other is not pair)
 
     def next_check(self) -> Pair | None:
         """RFC 8445 §6.1.4.2: the pair to be checked at the next tick of Ta; None when there is none, then no tick is
@@ -275,7 +281,7 @@ class CheckList:
         """
         pair = self._next()
         if self.triggered:
-            self.triggered.pop(0)
+            self.triggered = self.triggered[1:]
         elif pair is not None and pair.state is PairState.FROZEN:
             self.set(pair, PairState.WAITING)
         return pair
@@ -283,7 +289,7 @@ class CheckList:
     @property
     def has_work(self) -> bool:
         """Whether :meth:`next_check` would return a pair."""
-        return self._next() is not None
+        return not self._quiet and self._next() is not None
 
     def _next(self) -> Pair | None:
         if self._quiet:

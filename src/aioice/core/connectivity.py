@@ -113,7 +113,7 @@ class Checker:
         "_outputs",
         "controlling",
         "generations",
-        "drops",
+        "_drops",
         "_tie_breaker",
     )
 
@@ -132,17 +132,23 @@ class Checker:
         self._lite = lite
         self._ta = ta
         self._next_check = float("-inf")
-        self._strangers = Strangers()
+        self._strangers: Strangers | None = None
         #: Where outputs go: a parent may drain one queue for all its children, so that they stay in order.
         self._outputs: list[Any] = [] if outputs is None else outputs
         self._draw_tie_breaker()
         self.controlling = controlling
         self.generations: list[Generation] = []
-        #: Datagrams that were not acted on, by reason.
-        self.drops: Counter[str] = Counter()
+        self._drops: Counter[str] | None = None
 
     def _draw_tie_breaker(self) -> None:
         self._tie_breaker = int.from_bytes(self._random(8))
+
+    @property
+    def drops(self) -> Counter[str]:
+        """Datagrams that were not acted on, by reason."""
+        if self._drops is None:
+            self._drops = Counter()
+        return self._drops
 
     # ----------------------------------------------------------------------------------------------------------- verbs
 
@@ -155,8 +161,8 @@ class Checker:
 
     def start(self, now: float, generation: Generation) -> None:
         """Check the pairs of the generation, first those that the peer has checked already."""
-        while generation.early:
-            early = generation.early.pop(0)
+        kept, generation.early = generation.early, ()
+        for early in kept:
             if is_for(early.message, generation.local_username, generation.remote_username):
                 self._answered(now, generation, early)
             else:
@@ -213,7 +219,7 @@ class Checker:
             if request.link == link:
                 self._requests.end(request)
         for generation in self.generations:
-            generation.early = [check for check in generation.early if check.base.link != link]
+            generation.early = tuple(check for check in generation.early if check.base.link != link)
 
     def unreachable(self, now: float, link: int, peer: Address, reason: Reason) -> None:
         """The system says that checks to ``peer`` don't arrive; a check from there would revive the pair."""
@@ -464,6 +470,8 @@ class Checker:
         for generation in self.generations:
             if generation.checks.find(base.link, peer) is not None:
                 generation.misdirected = True
+        if self._strangers is None:
+            self._strangers = Strangers()
         answer = self._strangers.answer(now, message, size, peer, code)
         if answer is not None:
             self._transmit(base, peer, answer)
@@ -489,12 +497,15 @@ class Checker:
             return
         wants = "USE-CANDIDATE" in check.message.attributes and not self.controlling
         chosen = generation.selection.pairs.get(pair.component)
-        if chosen is not None and chosen.nominated and not (wants and pair.priority > chosen.priority):
+        if not (wants or self.controlling):
+            pair.deliberate = True
+        better = chosen is None or pair.priority > chosen.priority or (pair.deliberate and not pair.nominated)
+        if chosen is not None and chosen.nominated and not (wants and better):
             return
         if wants:
             pair.use_candidate = True
         if pair.component not in generation.heard:
-            generation.heard.append(pair.component)
+            generation.heard += (pair.component,)
             self._outputs.append(PeerChecks(generation))
         if pair.state is not PairState.SUCCEEDED:
             self._check_at_once(now, generation, pair)
@@ -560,11 +571,10 @@ class Checker:
         return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        times = []
-        if (deadline := self._requests.poll_timeout()) is not None:
-            times.append(deadline)
-        if self.generations and not self._lite:
-            generation = self.generations[0]
-            if generation.checking and generation.checks.has_work:
-                times.append(self._next_check)
-        return min(times) if times else None
+        deadline = self._requests.poll_timeout()
+        if not self.generations or self._lite:
+            return deadline
+        generation = self.generations[0]
+        if not (generation.checking and generation.checks.has_work):
+            return deadline
+        return self._next_check if deadline is None else min(deadline, self._next_check)

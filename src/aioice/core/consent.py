@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 TIME_TO_ANSWER = 0.5
 #: No two requests leave in a shorter time, whatever the tunables are.
 LEAST_INTERVAL = 0.05
+#: Requests leave at multiples of this part of the interval, so that thousands of connections wake their process seldom:
+#: on time's grid, waking up costs more than the request.
+GRID = 0.01
 #: Consent requests whose answers are still waited for; more than the default time-out and interval can make.
 MAX_OUTSTANDING = 16
 
@@ -30,12 +33,13 @@ class Consent:
         self._unanswered_since: float | None = None
         #: Transaction ids of requests, each of which may still be answered (RFC 7675 §5.1), oldest first.
         self.outstanding: list[bytes] = []
-        self._ask_at = now + self._interval()
+        self._ask_at = self._next(now)
 
-    def _interval(self) -> float:
+    def _next(self, now: float) -> float:
         """RFC 7675 §5.1: randomized between 0.8 and 1.2 of the basic period."""
-        factor = 0.8 + 0.4 * int.from_bytes(self._random(2)) / 0xFFFF
-        return max(LEAST_INTERVAL, self._tunables.consent_interval * factor)
+        period = max(self._tunables.consent_interval, LEAST_INTERVAL / 0.8)
+        factor = 0.8 + GRID + (0.4 - GRID) * int.from_bytes(self._random(2)) / 0xFFFF
+        return (now + period * factor) // (period * GRID) * (period * GRID)
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
@@ -49,7 +53,7 @@ class Consent:
             self._unanswered_since = now
         self.outstanding.append(transaction_id)
         del self.outstanding[:-MAX_OUTSTANDING]
-        self._ask_at = now + self._interval()
+        self._ask_at = self._next(now)
 
     def answered(self, now: float, transaction_id: bytes) -> None:
         """A valid answer to any outstanding request renews consent; those asked later may still be answered."""

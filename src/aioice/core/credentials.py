@@ -6,7 +6,7 @@ import hashlib
 from binascii import a2b_base64
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .message import Class, IntegrityKey
+from .message import Class
 
 if TYPE_CHECKING:
     from .message import Message
@@ -119,7 +119,7 @@ class Signature(NamedTuple):
     password: str
     realm: str
     nonce: bytes
-    key: IntegrityKey
+    key: bytes
     #: Sign, and expect, MESSAGE-INTEGRITY-SHA256 instead of MESSAGE-INTEGRITY.
     sha256: bool
     #: How many signed attempts of this request came before.
@@ -141,7 +141,7 @@ class LongTermCredentials:
         #: PASSWORD-ALGORITHMS as the server sent it, to be echoed, and our choice.
         self._algorithms: Any = None
         self._algorithm = MD5
-        self._key: IntegrityKey | None = None
+        self._key: bytes | None = None
         if username is not None and password is not None:
             self.update(username, password)
 
@@ -165,7 +165,7 @@ class LongTermCredentials:
             return None
         realm = _opaque_realm(self._realm)
         if self._key is None:
-            self._key = IntegrityKey(make_integrity_key(self.username, realm, self.password, self._algorithm))
+            self._key = make_integrity_key(self.username, realm, self.password, self._algorithm)
         attributes = message.attributes
         if security_features(self._nonce) & _USERNAME_ANONYMITY:
             attributes["USERHASH"] = make_userhash(self.username, realm)

@@ -9,11 +9,15 @@ A name is its uncompressed wire form in lower case: equal names are equal bytes.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-#: RFC 1035 §3.2.2, RFC 3596 §2.1, RFC 1035 §3.2.3.
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: RFC 1035 §3.2.2, RFC 3596 §2.1, RFC 4034 §4, RFC 1035 §3.2.3.
 TYPE_A = 1
 TYPE_AAAA = 28
+TYPE_NSEC = 47
 TYPE_ANY = 255
 
 #: RFC 1035 §3.2.4, §3.2.5.
@@ -80,15 +84,31 @@ def build_query(name: bytes, type: int) -> bytes:
     return _HEADER.pack(0, 0, 1, 0, 0, 0) + name + _QUESTION.pack(type, CLASS_IN)
 
 
+def nsec(name: bytes, types: Iterable[int], ttl: int) -> Record:
+    """The record that says: of ``name`` there is nothing but ``types``, which are below 256 (RFC 6762 §6.1).
+
+    Its next domain name, which is the name itself, is not compressed: not everybody reads it otherwise.
+    """
+    bitmap = bytearray()
+    for type in types:
+        bitmap.extend(bytes(max(0, type // 8 + 1 - len(bitmap))))
+        bitmap[type // 8] |= 0x80 >> type % 8
+    return Record(name, TYPE_NSEC, CLASS_IN, ttl, name + bytes([0, len(bitmap)]) + bytes(bitmap))
+
+
 def build_response(
-    records: list[Record], id: int = 0, questions: list[Question] | None = None, flush: int = TOP_BIT
+    records: list[Record],
+    id: int = 0,
+    questions: list[Question] | None = None,
+    flush: int = TOP_BIT,
+    additional: list[Record] | None = None,
 ) -> bytes:
     """A response; the questions are repeated for legacy queriers only (RFC 6762 §6, §6.7)."""
-    questions = questions or []
-    parts = [_HEADER.pack(id, FLAGS_RESPONSE, len(questions), len(records), 0, 0)]
+    questions, additional = questions or [], additional or []
+    parts = [_HEADER.pack(id, FLAGS_RESPONSE, len(questions), len(records), 0, len(additional))]
     for question in questions:
         parts += question.name, _QUESTION.pack(question.type, question.cls)
-    for record in records:
+    for record in records + additional:
         parts += record.name, _RECORD.pack(record.type, record.cls | flush, record.ttl, len(record.rdata)), record.rdata
     return b"".join(parts)
 

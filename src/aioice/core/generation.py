@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from .checklist import UNANSWERED, CheckList
-from .message import IntegrityKey, Message
+from .message import Message
 from .record import Record
 from .selection import Selection
 
@@ -68,9 +68,9 @@ class Generation:
         self.remote_end = False
         #: Names of remote candidates that are being looked up, by query.
         self.resolving: dict[int, Candidate] = {}
-        self.early: list[EarlyCheck] = []
+        self.early: tuple[EarlyCheck, ...] = ()
         #: Components for which the peer has sent a check: it has our credentials and runs checks of its own.
-        self.heard: list[int] = []
+        self.heard: tuple[int, ...] = ()
         #: Checks came from a paired address with credentials that are not ours: it is no peer of this session.
         self.misdirected = False
         #: The peer is an ICE-lite agent, which sends none.
@@ -88,18 +88,17 @@ class Generation:
     def set_local_credentials(self, username: str, password: str) -> None:
         self.local_username = username
         self.local_password = password
-        self.local_key = IntegrityKey(password.encode())
+        self.local_key = password.encode()
 
     def set_remote_credentials(self, username: str, password: str) -> None:
         self.remote_username = username
-        self.remote_key = IntegrityKey(password.encode())
+        self.remote_key = password.encode()
         #: USERNAME of our checks (RFC 8445 §7.2.2).
         self.username = f"{username}:{self.local_username}".encode()
 
     def keep_early(self, check: EarlyCheck) -> None:
         """Keep a check until :attr:`checking`; of too many, the oldest goes."""
-        self.early.append(check)
-        del self.early[:-MAX_EARLY_CHECKS]
+        self.early = (*self.early, check)[-MAX_EARLY_CHECKS:]
 
     def drop_foreign(self) -> int:
         """Now that the peer's ufrag is known: forget the candidates that name another; returns how many."""

@@ -97,6 +97,15 @@ class Resolve(Record):
     name: str
 
 
+class FetchCredentials(Record):
+    """Ask the application for the credentials of a server, by its number; answered by one
+    :class:`CredentialsFetched`.
+    """
+
+    query: int
+    server: int
+
+
 class Accept(Record):
     """Application data that comes from ``peer`` over ``link`` belongs to ``component``."""
 
@@ -135,6 +144,26 @@ class Deliver(Record):
     data: bytes
 
 
+class ChannelBound(Record):
+    """Data between a relay's ``link`` and ``peer`` may pass without the machine until :class:`ChannelUnbound`.
+
+    It travels as ChannelData (RFC 8656 §12.4) with this ``number``, over the link ``via`` to and from ``server``.
+    """
+
+    link: int
+    peer: Address
+    number: int
+    via: int
+    server: Address
+
+
+class ChannelUnbound(Record):
+    """Data between ``link`` and ``peer`` passes the machine again."""
+
+    link: int
+    peer: Address
+
+
 class Notify(Record):
     """Something the application may want to know (:mod:`aioice.core.events`)."""
 
@@ -154,11 +183,14 @@ Output = (
     | OpenRelay
     | Close
     | Resolve
+    | FetchCredentials
     | Accept
     | Revoke
     | Route
     | Unroute
     | Deliver
+    | ChannelBound
+    | ChannelUnbound
     | Notify
     | Done
 )
@@ -176,6 +208,12 @@ class OpenFailed(Record):
     link: int
     reason: Reason
     detail: str
+
+
+class Connected(Record):
+    """The peer of a stream that is being opened has taken the connection, TLS is under way: a sign of life, no more."""
+
+    link: int
 
 
 class LinkClosed(Record):
@@ -201,6 +239,18 @@ class Resolved(Record):
     addresses: tuple[str, ...]
 
 
+class CredentialsFetched(Record):
+    """Credentials that are good until ``expires``, or for nobody knows how long; None if there are none, and ``detail``
+    says why.
+    """
+
+    query: int
+    username: str | None
+    password: str | None
+    expires: float | None = None
+    detail: str = ""
+
+
 class Tunables(Record):
     """What programs may change at run time. All times in seconds."""
 
@@ -224,7 +274,7 @@ class Tunables(Record):
         return self.retry_rto * (sum(waits) + min(16, 1 << self.retry_max))
 
 
-Report = Opened | OpenFailed | LinkClosed | SendFailed | Resolved | Tunables
+Report = Opened | OpenFailed | Connected | LinkClosed | SendFailed | Resolved | CredentialsFetched | Tunables
 
 
 class Machine(Protocol):

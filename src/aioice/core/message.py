@@ -22,7 +22,6 @@ __all__ = [
     "COOKIE",
     "Attributes",
     "Class",
-    "IntegrityKey",
     "Message",
     "Method",
     "Several",
@@ -76,32 +75,6 @@ class Method(IntEnum):
 
 _CLASSES: dict[int, Class] = {int(value): value for value in Class}
 _METHODS: dict[int, Method] = {int(value): value for value in Method}
-
-
-class IntegrityKey:
-    """A key of MESSAGE-INTEGRITY; functions that take one take its bytes, too."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, key: bytes) -> None:
-        self._key = bytes(key)
-
-    def sha1(self, text: bytes) -> bytes:
-        return _hmac(sha1, self._key, text)
-
-    def sha256(self, text: bytes) -> bytes:
-        return _hmac(sha256, self._key, text)
-
-
-Key = bytes | IntegrityKey
-
-
-def _sha1(key: Key, text: bytes) -> bytes:
-    return key.sha1(text) if isinstance(key, IntegrityKey) else _hmac(sha1, bytes(key), text)
-
-
-def _sha256(key: Key, text: bytes) -> bytes:
-    return key.sha256(text) if isinstance(key, IntegrityKey) else _hmac(sha256, bytes(key), text)
 
 
 def _hmac(algorithm: Any, key: bytes, text: bytes) -> bytes:
@@ -283,22 +256,22 @@ class Message:
         value = self.attributes[name]
         return list(value) if type(value) is Several else [value]
 
-    def add_message_integrity(self, key: Key) -> None:
+    def add_message_integrity(self, key: bytes) -> None:
         """Add MESSAGE-INTEGRITY and FINGERPRINT; nothing but :meth:`add_message_integrity_sha256` may follow."""
         attributes = self.attributes
         for name in ("MESSAGE-INTEGRITY", "MESSAGE-INTEGRITY-SHA256", "FINGERPRINT"):
             attributes.pop(name, None)
         body = self._encode(attributes)
-        digest = attributes["MESSAGE-INTEGRITY"] = _sha1(key, self._header(len(body) + 24) + body)
+        digest = attributes["MESSAGE-INTEGRITY"] = _hmac(sha1, key, self._header(len(body) + 24) + body)
         self._add_fingerprint(b"%b\x00\x08\x00\x14%b" % (body, digest))
 
-    def add_message_integrity_sha256(self, key: Key) -> None:
+    def add_message_integrity_sha256(self, key: bytes) -> None:
         """Add MESSAGE-INTEGRITY-SHA256, in full length, and FINGERPRINT; nothing may follow."""
         attributes = self.attributes
         for name in ("MESSAGE-INTEGRITY-SHA256", "FINGERPRINT"):
             attributes.pop(name, None)
         body = self._encode(attributes)
-        digest = attributes["MESSAGE-INTEGRITY-SHA256"] = _sha256(key, self._header(len(body) + 36) + body)
+        digest = attributes["MESSAGE-INTEGRITY-SHA256"] = _hmac(sha256, key, self._header(len(body) + 36) + body)
         self._add_fingerprint(b"%b\x00\x1c\x00\x20%b" % (body, digest))
 
     def add_fingerprint(self) -> None:
@@ -306,15 +279,15 @@ class Message:
         self.attributes.pop("FINGERPRINT", None)
         self._add_fingerprint(self._encode(self.attributes))
 
-    def check_message_integrity(self, key: Key) -> bool:
+    def check_message_integrity(self, key: bytes) -> bool:
         """Whether the message carries MESSAGE-INTEGRITY, made with ``key`` (RFC 8489 §14.5)."""
         covered = self._covered("MESSAGE-INTEGRITY")
         if covered is None:
             return False
         text, digest = covered
-        return compare_digest(_sha1(key, text), digest)
+        return compare_digest(_hmac(sha1, key, text), digest)
 
-    def check_message_integrity_sha256(self, key: Key, minimum: int = _FULL_SHA256_SIZE) -> bool:
+    def check_message_integrity_sha256(self, key: bytes, minimum: int = _FULL_SHA256_SIZE) -> bool:
         """Whether the message carries MESSAGE-INTEGRITY-SHA256, made with ``key`` (RFC 8489 §14.6).
 
         A usage of STUN that allows truncated values says so with ``minimum``, from 16 bytes on; ICE and TURN do not.
@@ -323,7 +296,7 @@ class Message:
         if covered is None:
             return False
         text, digest = covered
-        return len(digest) >= minimum and compare_digest(_sha256(key, text)[: len(digest)], digest)
+        return len(digest) >= minimum and compare_digest(_hmac(sha256, key, text)[: len(digest)], digest)
 
     def __bytes__(self) -> bytes:
         parsed = _parsed(self.attributes)
@@ -505,7 +478,7 @@ def binding_request(
     role: int,
     tie_breaker: int,
     use_candidate: bool,
-    key: Key,
+    key: bytes,
 ) -> bytes:
     """A connectivity check (RFC 8445 §7.2.2); ``role`` is the type of ICE-CONTROLLING or of ICE-CONTROLLED."""
     attributes = b"\x00\x06%b%b%b%b%b" % (
@@ -518,16 +491,16 @@ def binding_request(
     return _signed(_BINDING_REQUEST, transaction_id, attributes, key)
 
 
-def binding_response(transaction_id: bytes, peer: Address, key: Key) -> bytes:
+def binding_response(transaction_id: bytes, peer: Address, key: bytes) -> bytes:
     """The success answer to a check from ``peer`` (RFC 8445 §7.3.1.2)."""
     value = encode_xor_address(peer, transaction_id)
     return _signed(_BINDING_RESPONSE, transaction_id, b"\x00\x20\x00%c%b" % (len(value), value), key)
 
 
-def _signed(message_type: int, transaction_id: bytes, attributes: bytes, key: Key) -> bytes:
+def _signed(message_type: int, transaction_id: bytes, attributes: bytes, key: bytes) -> bytes:
     """The message with MESSAGE-INTEGRITY and FINGERPRINT; each is made as if the message ended with it."""
     size = len(attributes) + 4 + _INTEGRITY_SIZE
-    digest = _sha1(key, _pack_header(message_type, size, COOKIE, transaction_id) + attributes)
+    digest = _hmac(sha1, key, _pack_header(message_type, size, COOKIE, transaction_id) + attributes)
     header = _pack_header(message_type, size + 8, COOKIE, transaction_id)
     data = b"%b%b\x00\x08\x00\x14%b" % (header, attributes, digest)
     return data + _FINGERPRINT_ATTRIBUTE.pack(_FINGERPRINT, 4, crc32(data) ^ FINGERPRINT_XOR)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import dnswire
 from .address import IPV4, ipv4_text, ipv6_text, parse_host
 from .candidate import is_mdns_hostname
-from .dnswire import TYPE_A, TYPE_AAAA, TYPE_ANY, Question, Record
+from .dnswire import TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_NSEC, Question, Record
 from .machine import Done, LinkClosed, Output, Transmit
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Multicast:
         old = records.get(type)
         records[type] = Record(key, type, dnswire.CLASS_IN, TTL, number.to_bytes(4 if family == IPV4 else 16, "big"))
         if old != records[type]:
-            self._forget(lambda _, record: record == old)
+            self._forget(lambda _, record: record == old or (record.name == key and record.type == TYPE_NSEC))
 
     def unpublish(self, name: str) -> None:
         if is_mdns_hostname(name):
@@ -273,19 +273,34 @@ class Multicast:
         if multicast:
             self._multicast(now, link, multicast[:MAX_ANSWERS])
         if unicast:
-            self._outputs.append(Transmit(link, peer, _unicast(packet.id, legacy, answered, unicast)))
+            more = self._additional(unicast)
+            self._outputs.append(Transmit(link, peer, _unicast(packet.id, legacy, answered, unicast, more)))
 
     def _answers(self, question: Question) -> list[Record]:
         if question.cls not in (dnswire.CLASS_IN, dnswire.CLASS_ANY):
             return []
         records = self._published.get(question.name, {})
-        return [record for type, record in records.items() if question.type in (type, TYPE_ANY)]
+        found = [record for type, record in records.items() if question.type in (type, TYPE_ANY)]
+        # RFC 6762 §6.1: who asks for what the name has not is told so; names are ours alone without probing for them.
+        return found or [_nothing_else(records)] if records else []
+
+    def _additional(self, records: list[Record]) -> list[Record]:
+        """RFC 6762 §6.2: the addresses of the other family come along, or that there are none."""
+        more: list[Record] = []
+        for name in dict.fromkeys(record.name for record in records):
+            known = self._published[name]
+            rest = list(known.values()) if len(known) > 1 else [_nothing_else(known)]
+            more += [record for record in rest if record not in records]
+        return more[: max(0, MAX_ANSWERS - len(records))]
 
     def _multicast(self, now: float, link: int, records: list[Record]) -> None:
-        for record in records:
+        more = [
+            record for record in self._additional(records) if now >= self._sent.get((link, record), now - QUIET) + QUIET
+        ]
+        for record in records + more:
             self._sent[link, record] = now
             self._late.pop((link, record), None)
-        self._outputs.append(Transmit(link, self._links[link], dnswire.build_response(records)))
+        self._outputs.append(Transmit(link, self._links[link], dnswire.build_response(records, additional=more)))
 
     def _forget(self, gone: Callable[[int, Record], bool]) -> None:
         for times in (self._sent, self._late):
@@ -293,14 +308,21 @@ class Multicast:
                 del times[entry]
 
 
-def _unicast(id: int, legacy: bool, questions: list[Question], records: list[Record]) -> bytes:
+def _nothing_else(records: dict[int, Record]) -> Record:
+    """That a name has these records only."""
+    return dnswire.nsec(next(iter(records.values())).name, records, TTL)
+
+
+def _unicast(
+    id: int, legacy: bool, questions: list[Question], records: list[Record], additional: list[Record]
+) -> bytes:
     records = records[:MAX_ANSWERS]
     if not legacy:
-        return dnswire.build_response(records)
+        return dnswire.build_response(records, additional=additional)
     # RFC 6762 §6.7: as a conventional server answers, without the bit that makes others forget, and for a short time.
     questions = list(dict.fromkeys(questions))[:MAX_ANSWERS]
-    records = [record._replace(ttl=LEGACY_TTL) for record in records]
-    return dnswire.build_response(records, id, questions, flush=0)
+    records, additional = ([record._replace(ttl=LEGACY_TTL) for record in some] for some in (records, additional))
+    return dnswire.build_response(records, id, questions, flush=0, additional=additional)
 
 
 def _is_address(record: Record) -> bool:

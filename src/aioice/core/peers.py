@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .deadlines import Timed
 from .demux import CHANNEL_HEADER_SIZE, CHANNEL_MAX, CHANNEL_MIN, is_stun
-from .machine import Deliver, Reason
+from .machine import ChannelUnbound, Deliver, Reason
 from .message import Method, Several
 
 if TYPE_CHECKING:
@@ -85,6 +85,14 @@ class PeerUnreachable(NamedTuple):
     reason: Reason
 
 
+class Bound(NamedTuple):
+    """The peer is bound to this channel: data may leave and come without us, which therefore do not hear of its use."""
+
+    relay_link: int
+    peer: Address
+    number: int
+
+
 class Suspect(NamedTuple):
     """The server may have lost the allocation."""
 
@@ -140,7 +148,7 @@ class Permission(Timed):
 class Channel(Timed):
     """A short name for a peer."""
 
-    __slots__ = ("link", "number", "peer", "asked", "used", "until", "lapses", "ask_at")
+    __slots__ = ("link", "number", "peer", "asked", "used", "told", "until", "lapses", "ask_at")
 
     def __init__(self, link: int, number: int, peer: Address) -> None:
         super().__init__()
@@ -150,6 +158,8 @@ class Channel(Timed):
         self.asked = False
         #: Something went through it since we have last asked for it.
         self.used = False
+        #: Data passes without us.
+        self.told = False
         #: The server has it until then at least, and until ``lapses`` at most.
         self.until = float("-inf")
         self.lapses = float("-inf")
@@ -239,6 +249,7 @@ class Peers:
             del self._permissions[permission.host]
         for channel in [known for known in self._channels.values() if known.link == link]:
             self._deadlines.arm(channel, None)
+            self._untell(channel)
             del self._channels[channel.peer]
             del self._numbers[channel.number]
 
@@ -249,12 +260,14 @@ class Peers:
 
     # ----------------------------------------------------------------------------------------------------- the world
 
-    def handle_channel_data(self, data: bytes) -> bool:
+    def handle_channel_data(self, now: float, data: bytes) -> bool:
         """A ChannelData message came; whether it is one that we understand."""
         channel = self._numbers.get(int.from_bytes(data[:2], "big"))
         end = CHANNEL_HEADER_SIZE + int.from_bytes(data[2:4], "big")
         if channel is None or len(data) < max(end, CHANNEL_HEADER_SIZE):
             return False
+        if not channel.asked and channel.ask_at <= now < channel.until:
+            self._ask_channel(now, channel)
         channel.used = True
         self._outputs.append(Deliver(channel.link, channel.peer, data[CHANNEL_HEADER_SIZE:end]))
         return True
@@ -454,12 +467,21 @@ class Peers:
         self._deadlines.arm(channel, None)
         channel.asked = True
         channel.used = False
+        self._untell(channel)
         channel.lapses = now + CHANNEL_LIFETIME
         attributes = {"CHANNEL-NUMBER": channel.number, "XOR-PEER-ADDRESS": channel.peer}
         self._outputs.append(Ask(Method.CHANNEL_BIND, attributes, channel))
 
+    def _untell(self, channel: Channel) -> None:
+        """We want to hear of the data again."""
+        if channel.told:
+            channel.told = False
+            self._outputs.append(ChannelUnbound(channel.link, channel.peer))
+
     def _bound(self, now: float, channel: Channel, started: float) -> None:
         channel.asked = False
+        channel.told = True
+        self._outputs.append(Bound(channel.link, channel.peer, channel.number))
         channel.until = started + CHANNEL_LIFETIME
         channel.ask_at = max(started + self._channel_refresh_time, now + FLOOR)
         self._deadlines.arm(channel, channel.ask_at)
@@ -490,10 +512,14 @@ class Peers:
         elif channel.used and now < channel.until:
             self._ask_channel(now, channel)
         else:
+            # The next packet that passes asks for it.
+            self._untell(channel)
             self._deadlines.arm(channel, channel.lapses + CHANNEL_COOL_DOWN)
 
 
-PeersOutput = Ask | Frame | Indicate | Suspect | Permitted | PeerRefused | PeerUnreachable | Deliver
+PeersOutput = (
+    Ask | Bound | ChannelUnbound | Frame | Indicate | Suspect | Permitted | PeerRefused | PeerUnreachable | Deliver
+)
 
 _PORT_UNREACHABLE = {(False, 3, 3), (True, 1, 4)}
 _TOO_BIG = (False, 3, 4)

@@ -8,7 +8,6 @@ from .message import Class, Message
 
 if TYPE_CHECKING:
     from .machine import Address
-    from .message import IntegrityKey
 
 #: Unsigned errors for each source host: this many at once, then as many again each second.
 BURST = 4
@@ -18,7 +17,7 @@ MAX_SOURCES = 64
 TOTAL_BURST = 64
 
 
-def error_answer(request: Message, code: int, key: IntegrityKey | None = None, unknown: tuple[int, ...] = ()) -> bytes:
+def error_answer(request: Message, code: int, key: bytes | None = None, unknown: tuple[int, ...] = ()) -> bytes:
     """An error answer, signed if there is a key; without a reason phrase, so that it is never long."""
     answer = Message(request.message_method, Class.ERROR, request.transaction_id, {"ERROR-CODE": (code, "")})
     if unknown:

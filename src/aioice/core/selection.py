@@ -23,25 +23,25 @@ class Selection:
 
     __slots__ = (
         "pairs",
-        "_valid_since",
         "_nominating",
         "_direct_patience",
         "_relay_patience",
-        "_due",
+        "due",
     )
 
     def __init__(self, direct_patience: float = DIRECT_PATIENCE, relay_patience: float = RELAY_PATIENCE) -> None:
         #: The first valid pair, later the selected one.
         self.pairs: dict[int, Pair] = {}
-        self._valid_since: dict[int, float] = {}
-        self._nominating: list[Pair] = []
+        self._nominating: tuple[Pair, ...] = ()
         self._direct_patience = direct_patience
         self._relay_patience = relay_patience
-        self._due: float | None = None
+        #: When to ask :meth:`to_nominate` again.
+        self.due: float | None = None
 
     def valid(self, now: float, pair: Pair) -> bool:
         """A check succeeded; returns whether the pair is now the one in use."""
-        self._valid_since.setdefault(pair.component, now)
+        if pair.valid_since is None:
+            pair.valid_since = now
         if pair.component in self.pairs:
             return False
         self.pairs[pair.component] = pair
@@ -50,18 +50,23 @@ class Selection:
     def nominate(self, pair: Pair) -> bool:
         """The nomination of a valid pair is settled; returns whether the pair in use or its rank changed.
 
-        A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it).
+        A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it), unless it
+        picks them one by one: then it has left the pair before.
         """
         known, pair.nominated = pair.nominated, True
-        if pair in self._nominating:
-            self._nominating.remove(pair)
+        self._settle(pair)
         current = self.pairs.get(pair.component)
         if known and current is pair:
             return False
         if current is not None and current is not pair and current.nominated and current.priority >= pair.priority:
-            return False
+            if known or not pair.deliberate:
+                return False
         self.pairs[pair.component] = pair
         return True
+
+    def _settle(self, pair: Pair) -> None:
+        if pair in self._nominating:
+            self._nominating = tuple(other for other in self._nominating if other is not pair)
 
     def nominating(self, component: int) -> Pair | None:
         """The pair whose nomination is in flight."""
@@ -69,8 +74,7 @@ class Selection:
 
     def failed(self, pair: Pair) -> bool:
         """The pair is dead; returns whether it was in use."""
-        if pair in self._nominating:
-            self._nominating.remove(pair)
+        self._settle(pair)
         if self.pairs.get(pair.component) is pair:
             del self.pairs[pair.component]
             return True
@@ -79,11 +83,9 @@ class Selection:
     # ------------------------------------------------------------------------------------ the controlling side's choice
 
     def to_nominate(self, now: float, checks: CheckList, components: Iterable[int]) -> list[Pair]:
-        """The pairs whose nomination must leave now (RFC 8445 §8.1.1); until then :meth:`poll_timeout` tells when to
-        ask again.
-        """
+        """The pairs whose nomination must leave now (RFC 8445 §8.1.1); :attr:`due` tells when to ask again."""
         chosen = []
-        self._due = None
+        self.due = None
         for component in components:
             current = self.pairs.get(component)
             if current is None or current.nominated or self.nominating(component) is not None:
@@ -93,11 +95,12 @@ class Selection:
             if best is None:
                 continue
             better = any(pair.state in UNANSWERED for pair in pairs[: pairs.index(best)])
-            due = self._valid_since[component] + self._patience(best)
+            since = min(pair.valid_since for pair in pairs if pair.valid_since is not None)
+            due = since + self._patience(best)
             if better and now < due:
-                self._due = due if self._due is None else min(self._due, due)
+                self.due = due if self.due is None else min(self.due, due)
                 continue
-            self._nominating.append(best)
+            self._nominating += (best,)
             chosen.append(best)
         return chosen
 
@@ -106,8 +109,5 @@ class Selection:
 
     def role_changed(self) -> None:
         """Nominations in flight are void: the other side nominates now (RFC 8445 §7.3.1.1)."""
-        self._nominating.clear()
-        self._due = None
-
-    def poll_timeout(self) -> float | None:
-        return self._due
+        self._nominating = ()
+        self.due = None

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aioice.core.demux import MAX_DATA
 from aioice.core.machine import (
     Accept,
     Address,
+    ChannelBound,
+    ChannelUnbound,
     Close,
+    Connected,
+    CredentialsFetched,
     Deliver,
     Done,
+    FetchCredentials,
     LinkClosed,
     Notify,
     Opened,
@@ -35,6 +37,7 @@ from aioice.core.machine import (
 )
 
 from .host import reason_of
+from .relay import Channel, RelayTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -104,8 +107,8 @@ class Driver:
         self.relay_send: Callable[[float, int, Address, bytes], object] | None = getattr(machine, "relay", None)
         self._protocol_factory = protocol_factory
         self._on_output = on_output
-        self._opening: dict[int, asyncio.Task[asyncio.DatagramTransport]] = {}
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._opening: tuple[tuple[int, asyncio.Task[asyncio.DatagramTransport]], ...] = ()
+        self._tasks: tuple[asyncio.Task[Any], ...] = ()
         self._reports: list[Report] = []
         self._last: list[Output] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -117,7 +120,7 @@ class Driver:
         self._closed = False
         self._read_tunables = tunables
         #: Streams whose transport has not ended, also those that the machine has closed.
-        self._streams: list[int] = []
+        self._streams: tuple[int, ...] = ()
         self._when_idle: asyncio.Future[None] | None = None
         self._tunables: Tunables | None = None
 
@@ -162,13 +165,20 @@ class Driver:
     def protocol(self, link: int) -> asyncio.BaseProtocol | None:
         """The protocol on the link's transport, if it is open."""
         transport = self.links.get(link)
-        return None if transport is None else transport.get_protocol()
+        protocol = None if transport is None else transport.get_protocol()
+        return protocol.inner if isinstance(protocol, _Watched) else protocol
 
     def _stream_ended(self, link: int, exc: Exception | None) -> None:
-        if link in self._streams:
-            self._streams.remove(link)
+        self._streams = tuple(other for other in self._streams if other != link)
         self.lost(link, exc)
         self._tell_idle()
+
+    def read_pending(self) -> None:
+        """Hear what has come before speaking: a peer's check that waits to be read makes one of ours needless."""
+        for transport in list(self.links.values()):
+            read = getattr(transport, "read_pending", None)
+            if read is not None:
+                read()
 
     def adopt(self, link: int, transport: asyncio.DatagramTransport) -> None:
         """Take over a link that somebody else opened; the machine gets no report."""
@@ -214,7 +224,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._opening.clear()
+        self._opening = ()
         for task in self._tasks:
             task.cancel()
         links = list(self.links.values())
@@ -264,11 +274,10 @@ class Driver:
 
     def _timer_fired(self) -> None:
         self._timer = None
-        now = self.loop.time()
-        deadline = self.machine.poll_timeout()
-        if deadline is None or self._closed:
+        if self._closed:
             return
-        if deadline > now:
+        now = self.loop.time()
+        if now < self._armed:
             self._arm(now + EARLY)
             return
         self._tune()
@@ -310,7 +319,7 @@ class Driver:
         except Exception as exc:
             self._open_failed(link, reason_of(exc), exc)
             return
-        self._await_link(link, opening, reason_of, self._streams)
+        self._await_link(link, opening, reason_of, stream=True)
 
     def _open_relay(self, output: OpenRelay) -> None:
         link = output.link
@@ -328,12 +337,12 @@ class Driver:
         link: int,
         opening: Coroutine[Any, Any, asyncio.DatagramTransport],
         reason: Callable[[BaseException], Reason],
-        kept: list[int] | None = None,
+        stream: bool = False,
     ) -> None:
-        """Report how the opening ends; ``kept`` gets the link that is open then."""
+        """Report how the opening ends."""
 
         def done(task: asyncio.Task[asyncio.DatagramTransport]) -> None:
-            wanted = self._opening.pop(link, None) is not None
+            wanted = self._give_up_opening(link) is not None
             if task.cancelled():
                 return
             exc = task.exception()
@@ -347,24 +356,30 @@ class Driver:
             elif task.result().is_closing():
                 self.report(OpenFailed(link, Reason.CLOSED, "closed as soon as it was open"))
             else:
-                if kept is not None:
-                    kept.append(link)
+                if stream:
+                    self._streams += (link,)
                 self._opened(link, task.result())
                 self.pump()
 
-        self._opening[link] = self._start(opening, done)
+        self._opening += ((link, self._start(opening, done)),)
+
+    def _give_up_opening(self, link: int) -> asyncio.Task[asyncio.DatagramTransport] | None:
+        task = next((task for other, task in self._opening if other == link), None)
+        if task is not None:
+            self._opening = tuple(entry for entry in self._opening if entry[0] != link)
+        return task
 
     def _start(
         self, work: Coroutine[Any, Any, T], done: Callable[[asyncio.Task[T]], object] | None = None
     ) -> asyncio.Task[T]:
         def ended(task: asyncio.Task[T]) -> None:
-            self._tasks.remove(task)
+            self._tasks = tuple(other for other in self._tasks if other is not task)
             if done is not None:
                 done(task)
             self._tell_idle()
 
         task = self.loop.create_task(work)
-        self._tasks.append(task)
+        self._tasks += (task,)
         task.add_done_callback(ended)
         return task
 
@@ -383,9 +398,19 @@ class Driver:
         if transport is not None:
             transport.close()
             return
-        task = self._opening.pop(link, None)
+        task = self._give_up_opening(link)
         if task is not None:
             task.cancel()
+
+    def _channel_bound(self, output: ChannelBound) -> None:
+        relay, server = self.links.get(output.link), self.links.get(output.via)
+        if isinstance(relay, RelayTransport) and server is not None:
+            relay.bind(output.peer, Channel(output.number, server, output.server, self.protocol(output.via)))
+
+    def _channel_unbound(self, output: ChannelUnbound) -> None:
+        relay = self.links.get(output.link)
+        if isinstance(relay, RelayTransport):
+            relay.unbind(output.peer)
 
     def _resolve(self, output: Resolve) -> None:
         self._start(self._look_up(output))
@@ -398,6 +423,19 @@ class Driver:
             self._complain("a look-up failed", exc)
         if not self._closed:
             self.report(Resolved(output.query, addresses))
+
+    def _fetch_credentials(self, output: FetchCredentials) -> None:
+        self._start(self._fetch(output))
+
+    async def _fetch(self, output: FetchCredentials) -> None:
+        try:
+            report = CredentialsFetched(output.query, *await self.host.fetch_credentials(output.server))
+        except Exception as exc:
+            # The application's own fault or its server's: told where it looks for it.
+            why = f"the callback for the credentials failed: {type(exc).__name__} {ascii(str(exc))[:200]}"
+            report = CredentialsFetched(output.query, None, None, None, why)
+        if not self._closed:
+            self.report(report)
 
     def _emit(self, output: Output) -> None:
         try:
@@ -419,11 +457,14 @@ _HANDLERS: dict[type, Callable[[Driver, Any], None]] = {
     OpenRelay: Driver._open_relay,
     Close: Driver._close_link,
     Resolve: Driver._resolve,
+    FetchCredentials: Driver._fetch_credentials,
     Accept: Driver._emit,
     Revoke: Driver._emit,
     Route: Driver._emit,
     Unroute: Driver._emit,
     Deliver: Driver._emit,
+    ChannelBound: Driver._channel_bound,
+    ChannelUnbound: Driver._channel_unbound,
     Notify: Driver._emit_last,
     Done: Driver._emit_last,
 }
@@ -440,62 +481,21 @@ class _Watched(asyncio.DatagramProtocol):
     def __init__(self, driver: Driver, link: int, protocol: asyncio.DatagramProtocol) -> None:
         self._driver = driver
         self._link = link
-        self._protocol = protocol
+        self.inner = protocol
+        self.datagram_received = protocol.datagram_received  # type: ignore[method-assign]
+        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._protocol.connection_made(cast("asyncio.DatagramTransport", transport))
+        self.inner.connection_made(cast("asyncio.DatagramTransport", transport))
 
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._protocol.datagram_received(data, addr)
+    def stream_connected(self) -> None:
+        """TLS begins."""
+        if any(link == self._link for link, _ in self._driver._opening):
+            self._driver.report(Connected(self._link))
 
     def connection_lost(self, exc: Exception | None) -> None:
         try:
-            self._protocol.connection_lost(exc)
+            self.inner.connection_lost(exc)
         finally:
             self._driver._stream_ended(self._link, exc)
-
-
-class RelayTransport(asyncio.DatagramTransport):
-    """A relayed address as a transport: what is sent on it leaves through the machine that owns the allocation."""
-
-    __slots__ = ("_driver", "_link", "_relayed", "_mapped", "_protocol", "_closing", "__weakref__")
-
-    def __init__(
-        self, driver: Driver, link: int, relayed: Address, mapped: Address, protocol: asyncio.DatagramProtocol
-    ) -> None:
-        super().__init__()
-        self._driver = driver
-        self._link = link
-        self._relayed = relayed
-        self._mapped = mapped
-        self._protocol = protocol
-        self._closing = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        if name == "sockname":
-            return self._relayed
-        if name == "related_address":
-            return self._mapped
-        return default
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
-        """A datagram that does not fit into one to the server raises :exc:`OSError` (EMSGSIZE)."""
-        if len(data) > MAX_DATA:
-            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        send = self._driver.relay_send
-        if send is not None and not self._closing:
-            self._driver.do(send, self._link, addr, bytes(data))
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._driver.loop.call_soon(self._protocol.connection_lost, None)
-
-    def abort(self) -> None:
-        self.close()

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from aioice.core.machine import Reason
 
-from .udp import open_endpoint, open_udp
+from .udp import PortsInUse, open_udp, own_network
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from aioice.core.machine import Address
 
@@ -78,18 +78,28 @@ class Host(Protocol):
     async def resolve(self, name: str) -> tuple[str, ...]:
         """The addresses of ``name``, in the order of preference; none if there are none. Does not raise."""
 
+    async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
+        """User name and password for the server of this number, and when they end, by the loop's clock; may raise."""
+
 
 class AsyncioHost:
     """This machine's sockets on an asyncio loop.
 
-    ``resolver`` looks mDNS names up, which the system's resolver often cannot.
+    ``resolver`` looks mDNS names up, which the system's resolver often cannot; ``ssl_contexts`` has those that are for
+    one server, by the name in its certificate and the port; ``credentials`` are asked for by the number of the server.
+    A socket on an address of its own gets one of ``ports``, if they are given; one on a wildcard address is a client's,
+    which nobody has to let in.
     """
 
     __slots__ = (
         "_loop",
         "_ssl_context",
+        "_ssl_contexts",
         "_resolver",
+        "_credentials",
         "_has_readers",
+        "_ports",
+        "ports_in_use",
     )
 
     def __init__(
@@ -98,25 +108,50 @@ class AsyncioHost:
         *,
         ssl_context: ssl.SSLContext | None = None,
         resolver: Callable[[str], Awaitable[tuple[str, ...]]] | None = None,
+        ssl_contexts: Mapping[Address, ssl.SSLContext] | None = None,
+        credentials: Callable[[int], Awaitable[tuple[str, str, float | None]]] | None = None,
+        ports: range | None = None,
     ) -> None:
         self._loop = loop
         self._ssl_context = ssl_context
+        self._ssl_contexts = ssl_contexts
         self._resolver = resolver
+        self._credentials = credentials
         self._has_readers = True
+        self._ports = ports
+        #: The last failure for want of a free port.
+        self.ports_in_use: PortsInUse | None = None
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
+        ports = self._ports if self._ports is not None and not port and host not in ("0.0.0.0", "::") else port
         if self._has_readers:
             try:
-                return open_udp(self._loop, protocol, host, port)
+                return open_udp(self._loop, protocol, host, ports)
             except NotImplementedError:
                 self._has_readers = False
-        return open_endpoint(self._loop, protocol, host, port)
+            except PortsInUse as exc:
+                self.ports_in_use = exc
+                raise
+        return self._open_endpoint(protocol, host, ports)
+
+    async def _open_endpoint(
+        self, protocol: asyncio.DatagramProtocol, host: str, ports: int | range
+    ) -> asyncio.DatagramTransport:
+        from .endpoint import open_endpoint  # only loops without readers need it
+
+        try:
+            return await open_endpoint(self._loop, protocol, host, ports)
+        except PortsInUse as exc:
+            self.ports_in_use = exc
+            raise
 
     async def open_stream(
         self, protocol: asyncio.DatagramProtocol, peer: Address, server_name: str | None
     ) -> asyncio.DatagramTransport:
         context = None
-        if server_name is not None:
+        if server_name is not None and self._ssl_contexts:
+            context = self._ssl_contexts.get((server_name, peer[1]))
+        if server_name is not None and context is None:
             if self._ssl_context is None:
                 self._ssl_context = ssl.create_default_context()
             context = self._ssl_context
@@ -130,7 +165,15 @@ class AsyncioHost:
             return (literal,)
         if name.rstrip(".").lower().endswith(".local"):
             return _usable(await self._resolver(name)) if self._resolver is not None else ()
+        network = own_network(self._loop)
+        if network is not None:
+            return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)
+
+    async def fetch_credentials(self, server: int) -> tuple[str, str, float | None]:
+        if self._credentials is None:
+            raise LookupError("nobody has them")
+        return await self._credentials(server)
 
 
 class _Lookups:

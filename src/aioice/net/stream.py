@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +31,8 @@ async def open_stream(
     context: ssl.SSLContext | None = None,
     server_name: str | None = None,
 ) -> StreamTransport:
-    """Connect to ``peer``; ``protocol`` gets whole frames as datagrams from it.
+    """Connect to ``peer``; ``protocol`` gets whole frames as datagrams from it, and its ``stream_connected`` (if it has
+    that) is called when TLS begins.
 
     Raises :exc:`OSError`; as :exc:`ssl.SSLError` whatever goes wrong in a TLS handshake.
     """
@@ -44,7 +46,12 @@ async def open_stream(
             "ssl_shutdown_timeout": LINGER,
         }
     try:
-        await loop.create_connection(lambda: stream, *peer, **options)
+        if context is None:
+            await loop.create_connection(lambda: stream, *peer)
+        else:
+            tell = getattr(protocol, "stream_connected", lambda: None)
+            sock = await _connected(loop, peer, tell)
+            await loop.create_connection(lambda: stream, sock=sock, **options)
     except asyncio.CancelledError:
         stream.give_up()
         raise
@@ -56,6 +63,19 @@ async def open_stream(
         # asyncio's word for a peer that hangs up, or says nothing, while it should shake hands.
         raise ssl.SSLError(f"TLS handshake: {exc or type(exc).__name__}") from exc
     return stream.link
+
+
+async def _connected(loop: asyncio.AbstractEventLoop, peer: Address, tell: Callable[[], object]) -> socket.socket:
+    """A TCP socket to ``peer``."""
+    sock = socket.socket(socket.AF_INET6 if ":" in peer[0] else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, peer)
+    except BaseException:
+        sock.close()
+        raise
+    tell()
+    return sock
 
 
 class StreamTransport(asyncio.DatagramTransport):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, TypedDict
 
 from ..core.address import canonical_host
 from ..core.machine import Address
-from .network import Attachment, Conditions, Fate, Host, Network, Packet, Way, is_ipv6
+from .gateways import INSIDE_DELAY, Gateway
+from .hosts import Host
+from .links import Attached, Fate, Packet, is_ipv6
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
+    from .network import Network, Way
     from .world import World
 
 #: RFC 4787 §4.3 REQ-5: a mapping lives two minutes at least; five or more are recommended.
@@ -21,8 +22,6 @@ LIFETIME = 300.0
 FIRST_PORT = 40000
 #: RFC 4787 §4.2.2: the well-known ports are not given out.
 LOWEST_PORT = 1024
-#: Between two hosts behind the same NAT.
-INSIDE_DELAY = 0.0005
 
 
 class Behaviour(StrEnum):
@@ -75,7 +74,7 @@ class Mapping:
         self.contacts: dict[tuple[object, ...], float] = {}
 
 
-class Nat:
+class Nat(Gateway):
     """A NAT with one external address; what is behind it is a network of its own.
 
     Addresses of the family that the external address does not have are not translated: hosts inside have them in the
@@ -96,8 +95,7 @@ class Nat:
         inbound_refresh: bool = False,
         delay: float = INSIDE_DELAY,
     ) -> None:
-        self.world = world
-        self.outside = outside
+        super().__init__(world, outside, delay)
         self.address = canonical_host(address)
         self.mapping = Behaviour(mapping)
         self.filtering = Behaviour(filtering)
@@ -107,7 +105,6 @@ class Nat:
         self.lifetime = lifetime
         #: RFC 4787 §4.3 REQ-6: outbound packets refresh a mapping, inbound ones may.
         self.inbound_refresh = inbound_refresh
-        self.inside = Network(world, Conditions(delay=delay), gateway=self)
         self._by_key: dict[tuple[object, ...], Mapping] = {}
         self._by_port: dict[int, Mapping] = {}
         self._stream_ports: set[int] = set()
@@ -117,14 +114,6 @@ class Nat:
     def __repr__(self) -> str:
         return f"Nat({self.address}, {self.mapping}, {self.filtering})"
 
-    def host(self, *addresses: str, refuses: bool = False) -> Host:
-        """A host behind this NAT."""
-        return Host(self.world, self.inside, addresses, refuses)
-
-    def nat(self, address: str, **options: Unpack[NatOptions]) -> Nat:
-        """Another NAT behind this one (this one is a carrier's)."""
-        return Nat(self.world, self.inside, address, **options)
-
     def rebind(self) -> None:
         """Lose all mappings, as in a restart; the ports that are given out from now on differ from the old ones."""
         self._by_key.clear()
@@ -133,7 +122,6 @@ class Nat:
             self.ports = Ports.SEQUENTIAL
 
     def outbound(self, packet: Packet, src: Address, dst: Address) -> None:
-        """``packet`` leaves the inner network."""
         if not self.translates(src[0]):
             self.outside.route(packet, self, src, dst)
             return
@@ -165,14 +153,14 @@ class Nat:
         if target is None:
             packet.fate = Fate.NOWHERE
         else:
-            target.receive(packet, src, mapping.inner)
+            target.arrive(packet, src, mapping.inner)
 
-    def final(self, dst: Address) -> Attachment:
+    def final(self, dst: Address) -> Attached:
         mapping = self._by_port.get(dst[1])
         target = self.inside.attached.get(mapping.inner[0]) if mapping is not None else None
         return target.final(mapping.inner) if mapping is not None and target is not None else self
 
-    def find(self, origin: Attachment, src: Address, dst: Address) -> Way | None:
+    def find(self, origin: Host, src: Address, dst: Address) -> Way | None:
         """The way of a stream from inside; streams have no mappings that expire, and none lead inwards."""
         external = src
         if self.translates(src[0]):
@@ -182,6 +170,9 @@ class Nat:
 
     def translates(self, host: str) -> bool:
         return is_ipv6(host) == is_ipv6(self.address)
+
+    def before(self, attachment: Attached) -> Attached:
+        return attachment
 
     def _expired(self, mapping: Mapping) -> bool:
         return self.world.now >= mapping.used + self.lifetime

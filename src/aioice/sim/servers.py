@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.attributes import BY_NAME
 from ..core.credentials import MD5, NONCE_COOKIE, make_integrity_key, make_userhash, opaque_string
-from ..core.demux import CHANNEL_MAX, CHANNEL_MIN, is_channel_data
+from ..core.demux import CHANNEL_MAX, CHANNEL_MIN, StreamFramer, is_channel_data, pad
 from ..core.machine import Address
 from ..core.message import Class, Message, Method, Several, parse_message
-from .network import Listener, Socket, is_ipv6
+from .hosts import Listener, Socket
+from .links import is_ipv6
 
 if TYPE_CHECKING:
     from ..core.machine import Reason
-    from .network import Host, Stream
+    from .hosts import Host, Stream
 
 #: RFC 8656 §3.2, §9, §12: allocations, permissions and channels live this long unless they are refreshed.
 LIFETIME = 600
@@ -163,10 +164,21 @@ class StunServer:
         return [Listener(self.address, self._accept)]
 
     def _accept(self, stream: Stream) -> None:
-        client = Client("tcp", stream.peer, stream.send)
+        client, framer = Client("tcp", stream.peer, lambda data: stream.send(pad(data))), StreamFramer()
         self.streams.append(stream)
-        stream.on_frame = lambda data: self._handle(client, data)
+        stream.on_data = lambda data: self._stream_data(client, stream, framer, data)
         stream.on_close = lambda: self._gone(client, stream)
+
+    def _stream_data(self, client: Client, stream: Stream, framer: StreamFramer, data: bytes) -> None:
+        try:
+            frames = framer.feed(data)
+        except ValueError:
+            self.malformed += 1
+            stream.close()
+            self._gone(client, stream)
+            return
+        for frame in frames:
+            self._handle(client, frame)
 
     def _gone(self, client: Client, stream: Stream) -> None:
         if stream in self.streams:
