@@ -249,6 +249,7 @@ class Peers:
             del self._permissions[permission.host]
         for channel in [known for known in self._channels.values() if known.link == link]:
             self._deadlines.arm(channel, None)
+            self._untell(channel)
             del self._channels[channel.peer]
             del self._numbers[channel.number]
 
