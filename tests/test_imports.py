@@ -27,7 +27,6 @@ CORE_RANKS = {
     "machine": 0,
     "events": 0,
     "deadlines": 0,
-    "stats": 0,
     "attributes": 1,
     "message": 1,
     "candidate": 1,
@@ -42,11 +41,13 @@ CORE_RANKS = {
     "rewrites": 1,
     "servers": 1,
     "transactions": 3,
+    "lifetime": 3,
     "allocation": 3,
     "selection": 3,
     "consent": 3,
     "multicast": 3,
     "responder": 3,
+    "pseudonyms": 3,
     "connectivity": 4,
     "generation": 4,
     "accepting": 5,
@@ -57,7 +58,10 @@ CORE_RANKS = {
     "relays": 4,
     "sending": 5,
     "agent": 6,
-    "trace": 7,
+    "stats": 7,
+    "plain": 7,
+    "trace": 8,
+    "diagnosis": 9,
 }
 
 #: Time, randomness, input and output come into ``core`` from outside.

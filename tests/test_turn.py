@@ -179,6 +179,41 @@ async def test_endpoint() -> None:
         assert client.errors == []
 
 
+async def test_a_packet_over_a_channel_costs_no_task_and_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with nothing_left(), running() as server:
+        transport, client = await create(server.address)
+        transport.sendto(b"first", PEER)
+        await server.data.get()
+        while transport._allocation.channel(asyncio.get_running_loop().time(), PEER) is None:
+            await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        made: list[str] = []
+        for name in ("call_soon", "call_later", "call_at", "create_task", "create_future"):
+            monkeypatch.setattr(loop, name, lambda *args, name=name, **options: made.append(name))
+        for _ in range(100):
+            transport.sendto(b"data", PEER)
+            transport._links[0].datagram_received(b"\x40\x00\x00\x04back", server.address)
+        monkeypatch.undo()
+        assert made == []
+        assert [await server.data.get() for _ in range(100)] == [(b"\x40\x00", b"data")] * 100
+        assert [await client.received.get() for _ in range(100)] == [(b"back", PEER)] * 100
+        transport.close()
+        await client.lost
+
+
+async def test_unreachable_peer() -> None:
+    async with nothing_left(), running() as server:
+        transport, client = await create(server.address)
+        transport.sendto(b"data", PEER)
+        await server.data.get()
+        icmp = {"XOR-PEER-ADDRESS": PEER, "ICMP": bytes((0, 0, 3, 3, 0, 0, 0, 0))}
+        message = stun.Message(stun.Method.DATA, stun.Class.INDICATION, attributes=icmp)
+        transport._links[0].datagram_received(bytes(message), server.address)
+        assert [str(error) for error in client.errors] == [f"connection refused: {PEER[0]}"]
+        transport.close()
+        await client.lost
+
+
 @pytest.mark.parametrize("remembered", [0, 2, 4096])
 async def test_spellings_of_a_peer(monkeypatch: pytest.MonkeyPatch, remembered: int) -> None:
     monkeypatch.setattr(turn, "_MAX_SPELLINGS", remembered)

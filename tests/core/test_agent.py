@@ -38,7 +38,7 @@ from aioice.core.machine import (
 from aioice.core.message import Class, Message, Method, parse_message
 from tests.core.agent_scene import CONTROLLING, OTHER_PEER, Scene, connected, peer_candidate
 from tests.core.check_scene import ELSEWHERE, MAPPED, PEER, TA, check
-from tests.core.gather_scene import HOST, HOST6, OTHER, RELAYED, STUN, TURN, TURN_SERVER, stun_answer
+from tests.core.gather_scene import HOST, HOST6, OTHER, RELAYED, STUN, TURN, TURN_SERVER, stun_answer, turn_answer
 from tests.core.pairs import candidate
 
 NEW, CHECKING, CONNECTED, COMPLETED, DISCONNECTED, FAILED, CLOSED = (
@@ -697,6 +697,25 @@ class TestRelay:
         scene.ready(peer_candidate(), components=()).wait(0.1)
         assert scene.pair.why_failed == "the relay refuses the peer with error 403"
         assert scene.agent.state is FAILED
+
+    def test_that_cannot_reach_the_peer(self) -> None:
+        scene = self.relayed(patience=0.0).ready(peer_candidate(), components=())
+        icmp = {"XOR-PEER-ADDRESS": PEER, "ICMP": bytes((0, 0, 3, 3)) + bytes(4)}
+        message = Message(Method.DATA, Class.INDICATION, b"indication!!", icmp)
+        scene.agent.handle_datagram(scene.now, scene.server_link, TURN, bytes(message))
+        scene.drain().wait(0.0)
+        assert scene.pair.why_failed == str(Reason.REFUSED)
+        assert scene.agent.state is FAILED
+
+    def test_that_has_begun_to_let_checks_through(self) -> None:
+        scene = self.relayed()
+        scene.turn_answers = False
+        scene.ready(peer_candidate(), components=())
+        requests = [parse_message(transmit.data) for transmit in scene.sent if transmit.peer == TURN]
+        request = next(request for request in requests if request.message_method is Method.CREATE_PERMISSION)
+        before = list(scene.relayed)
+        scene.agent.handle_datagram(scene.now, scene.server_link, TURN, bytes(turn_answer(request)))
+        assert scene.drain().relayed == before * 2
 
     def test_that_is_gone(self) -> None:
         scene = self.relayed().ready(peer_candidate(), components=())

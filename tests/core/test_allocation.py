@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,21 @@ from aioice.core.machine import (
     Tunables,
 )
 from aioice.core.message import Class, Message, Method, parse_message
-from tests.core.allocation_scene import CHECK, LINK, MAPPED, PEER, RELAY, RELAYED, SERVER, Scene, bound, ready, stream
+from tests.core.allocation_scene import (
+    CHECK,
+    KEY,
+    LINK,
+    MAPPED,
+    PEER,
+    RELAY,
+    RELAYED,
+    RELAYED6,
+    SERVER,
+    Scene,
+    bound,
+    ready,
+    stream,
+)
 
 
 class TestAllocate:
@@ -374,18 +390,20 @@ class TestClose:
 
 @given(st.data())
 def test_no_bytes_and_no_order_of_events_raise(data: st.DataObject) -> None:
-    scene = Scene(**data.draw(st.sampled_from([{}, stream()])))
+    kinds: list[dict[str, Any]] = [{}, stream(), {"families": (4, 6)}, {"renewable": True, "expires": 300.0}]
+    scene = Scene(**data.draw(st.sampled_from(kinds)))
+    scene.server.relayed = (RELAYED, RELAYED6)
     scene.delay = data.draw(st.sampled_from([0.0, 0.3, None]))
     scene.server.refuse = data.draw(
         st.dictionaries(
             st.sampled_from([Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND]),
-            st.sampled_from([300, 400, 401, 403, 437, 438, 500, 508]),
+            st.sampled_from([300, 400, 401, 403, 437, 438, 441, 443, 500, 508]),
         )
     )
     scene.allocation.start(scene.now)
     peers = [PEER, (PEER[0], 1), ("198.51.100.9", 5), ("2001:db8::9", 5)]
     for _ in range(data.draw(st.integers(1, 25))):
-        match data.draw(st.integers(0, 8)):
+        match data.draw(st.integers(0, 11)):
             case 0:
                 scene.run(data.draw(st.sampled_from([0.0, 0.1, 1.0, 45.0, 250.0, 700.0, 4000.0])))
             case 1 | 2:
@@ -402,6 +420,15 @@ def test_no_bytes_and_no_order_of_events_raise(data: st.DataObject) -> None:
                 scene.server.nonce = data.draw(st.binary(min_size=1, max_size=3))
             case 7:
                 scene.allocation.permit(scene.now, data.draw(st.sampled_from(peers))[0])
+            case 8:
+                scene.icmp(
+                    data.draw(st.sampled_from(peers)), data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4))
+                )
+            case 9:
+                scene.server.key = data.draw(st.sampled_from([KEY, b"other"]))
+            case 10:
+                user = data.draw(st.sampled_from([("user", "pass"), ("else", "word"), ("bad\n", ""), (None, None)]))
+                scene.allocation.set_credentials(scene.now, *user, data.draw(st.sampled_from([None, 0.0, 5000.0])))
             case _:
                 number = data.draw(st.integers(CHANNEL_MIN, CHANNEL_MIN + 3))
                 scene.receive(number.to_bytes(2, "big") + b"\x00\x01x")

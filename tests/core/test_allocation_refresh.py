@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aioice.core.allocation import AllocationFailed, AllocationLost, State
-from aioice.core.machine import Close, Done, LinkClosed, Opened, Reason, SendFailed
+from aioice.core.allocation import AllocationFailed, AllocationLost, PeerRefused, Permitted, State
+from aioice.core.lifetime import GRACE
+from aioice.core.machine import Address, Close, Done, LinkClosed, Opened, Reason, SendFailed
 from aioice.core.message import Class, Message, Method
 from tests.core.allocation_scene import CHECK, LINK, PEER, RELAY, RELAYED, SERVER, Scene, bound, ready, stream
 
@@ -113,6 +114,24 @@ class TestRefresh:
         assert scene.methods() == ["REFRESH"] * 2
         assert scene.allocation.state is State.READY
 
+    @pytest.mark.parametrize("code", [438, 500, 508])
+    def test_trouble_until_the_end(self, code: int) -> None:
+        scene = ready()
+        scene.server.override = lambda request: scene.server.error(request, code)
+        scene.run(599)
+        assert scene.take(AllocationLost) == []
+        scene.run(12)
+        assert [lost.detail for lost in scene.take(AllocationLost)] == ["the allocation has expired"]
+        assert len({seen.when for seen in scene.requests(Method.REFRESH)}) <= 22
+
+    @pytest.mark.parametrize("code", [300, 400, 403, 420, 441, 442, 486])
+    def test_refused_for_good(self, code: int) -> None:
+        scene = ready()
+        scene.server.refuse = {Method.REFRESH: code}
+        scene.run(501)
+        (lost,) = scene.take(AllocationLost)
+        assert (lost.code, lost.response.error_code) == (code, code)
+
     def test_unknown_attribute_in_an_answer(self) -> None:
         scene = Scene()
         scene.delay = None
@@ -197,3 +216,111 @@ class TestRefresh:
         assert scene.take(AllocationLost) == []
         assert all(permission.until > scene.now for permission in scene.peers._permissions.values())
         assert len(scene.peers._deadlines._heap) < 5 * 1000
+
+
+class TestSleep:
+    """The machine hears nothing for hours: the computer slept, or the process was stopped."""
+
+    def wake(self, hours: float) -> Scene:
+        scene = bound()
+        scene.now += hours * 3600
+        return scene
+
+    @pytest.mark.parametrize("hours", [0.15, 1, 100])
+    def test_the_server_is_asked_at_once_and_decides(self, hours: float) -> None:
+        scene = self.wake(hours)
+        scene.run(0.1)
+        assert scene.methods()[0] == "REFRESH"
+        assert scene.allocation.state is State.READY
+        scene.run(1200)
+        assert scene.take(AllocationLost) == []
+
+    def test_the_server_has_forgotten(self) -> None:
+        scene = self.wake(2)
+        scene.server.refuse = dict.fromkeys(Method, 437)
+        scene.run(0.1)
+        assert [lost.code for lost in scene.take(AllocationLost)] == [437]
+
+    def test_the_server_has_gone(self) -> None:
+        scene = self.wake(2)
+        scene.delay = None
+        scene.run(GRACE - 0.1)
+        assert scene.take(AllocationLost) == []
+        scene.run(0.2)
+        assert [lost.detail for lost in scene.take(AllocationLost)] == ["the allocation has expired"]
+
+    def test_before_thousands_of_others(self) -> None:
+        scene = ready()
+        for number in range(4000):
+            scene.allocation.permit(scene.now, f"10.0.{number >> 8}.{number & 255}")
+        scene.settle()
+        scene.now += 7200
+        scene.seen.clear()
+        scene.allocation.handle_timeout(scene.now)
+        scene.drain()
+        assert scene.methods()[:2] == ["REFRESH", "CREATE_PERMISSION"]
+        scene.run(5)
+        assert all(permission.until > scene.now for permission in scene.peers._permissions.values())
+        assert len(scene.requests(Method.CREATE_PERMISSION)) <= 4000 / 32
+
+
+class TestCrowd:
+    """One allocation, many peers."""
+
+    def test_200_first_sends_at_once(self) -> None:
+        scene = ready()
+        scene.delay = 0.05
+        peers = [(f"10.0.0.{number}", 5000) for number in range(200)]
+        for _ in range(3):
+            for peer in peers:
+                scene.send(b"data", peer)
+        # Each data leaves behind its own permission, and nothing is asked for twice.
+        assert scene.methods() == ["CREATE_PERMISSION", "CHANNEL_BIND", "SEND"] * 200 + ["SEND"] * 400
+        scene.run(0.06)
+        numbers = {scene.allocation.channel(scene.now, peer) for peer in peers}
+        assert None not in numbers and len(numbers) == 200
+        assert {permitted.host for permitted in scene.take(Permitted)} == {host for host, _ in peers}
+
+    def test_200_first_sends_to_one_host(self) -> None:
+        scene = ready()
+        scene.delay = 0.05
+        peers = [(PEER[0], port) for port in range(1, 201)]
+        for peer in peers:
+            scene.send(b"data", peer)
+        methods = scene.methods()
+        assert (methods.count("CREATE_PERMISSION"), methods.count("CHANNEL_BIND"), methods.count("SEND")) == (
+            1,
+            200,
+            200,
+        )
+
+    def test_4200_peers_over_a_day(self) -> None:
+        # On 300 hosts; each is spoken to every six hours, in another order each time.
+        scene = ready()
+        peers = [(f"10.0.{number >> 8}.{number & 255}", port) for number in range(300) for port in range(14)]
+        owners: dict[int, tuple[Address, float]] = {}
+        begun, frames = scene.now, 0
+        for turn in range(4):
+            for position in range(len(peers)):
+                peer = peers[(position * 11 + turn * 997) % len(peers)]
+                scene.send(b"data", peer)
+                if position % 200 == 199:
+                    scene.run(1)
+                    scene.send(b"more", peer)
+                    scene.run(86400 / 4 / 21 - 1)
+            for seen in scene.requests(Method.CHANNEL_BIND):
+                assert seen.message is not None
+                number, peer = seen.message.attributes["CHANNEL-NUMBER"], seen.message.attributes["XOR-PEER-ADDRESS"]
+                before, when = owners.get(number, (peer, 0.0))
+                # RFC 8656 §12: another peer after the lifetime and five minutes more.
+                assert before == peer or seen.when >= when + 600 + 300
+                owners[number] = (peer, seen.when)
+            frames += scene.methods().count("channel")
+            assert scene.take(AllocationLost) == [] and scene.take(PeerRefused) == []
+            scene.outputs.clear()
+        assert scene.now - begun == pytest.approx(86400)
+        assert frames
+        assert len(scene.peers._permissions) == 300
+        assert all(permission.until > scene.now for permission in scene.peers._permissions.values())
+        assert len(scene.peers._channels) == len(scene.peers._numbers) <= 4096
+        assert len(scene.peers._deadlines._heap) < 30000

@@ -74,6 +74,8 @@ VALUES: list[tuple[str, str, Any]] = [
     ("OTHER-ADDRESS", "0002805520010db8123456780011223344556677", IPV6),
     ("THIRD-PARTY-AUTHORIZATION", "73", "s"),
     ("MOBILITY-TICKET", "", b""),
+    ("DRAFT-ADDITIONAL-ADDRESS-FAMILY", "02000000", 0x02000000),
+    ("DRAFT-ADDRESS-ERROR-CODE", "020004286e6f", (2, 440, "no")),
 ]
 
 
@@ -89,7 +91,7 @@ class TestAttributes:
 
     def test_all_are_tried(self) -> None:
         assert {name for name, _, _ in VALUES} | {"FINGERPRINT"} == set(BY_NAME)
-        assert len(BY_NAME) == len(BY_TYPE) == 45
+        assert len(BY_NAME) == len(BY_TYPE) == 47
 
     @pytest.mark.parametrize(
         ("name", "encoded"),

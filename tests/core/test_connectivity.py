@@ -978,6 +978,20 @@ class TestBadNews:
         assert scene.take(Dead) == [Dead(scene.generation, pair)]
         assert (pair.state, pair.why_failed) == (PairState.FAILED, "the relay says no")
 
+    def test_permitted_by_the_relay(self) -> None:
+        """RFC 8656 §9: what left before was dropped, so each check in flight leaves once more, the same."""
+        scene = Scene()
+        scene.valid()
+        pair, transmit = scene.checked()
+        assert pair.request is not None
+        before = pair.request.deadline
+        sent = len(scene.sent)
+        for link, host in ((2, pair.peer[0]), (1, "203.0.113.250"), (1, pair.peer[0])):
+            scene.checker.permitted(link, host)
+        scene.drain()
+        assert [again for _, again in scene.sent[sent:]] == [transmit]
+        assert pair.request.deadline == before
+
     def test_a_lost_socket_has_no_requests(self) -> None:
         scene = Scene()
         gone, first = scene.checked()

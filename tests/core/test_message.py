@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from aioice.core.attributes import BY_NAME, BY_TYPE
-from aioice.core.message import Class, Message, Method, binding_request, binding_response, parse_message
+from aioice.core.message import (
+    Class,
+    Message,
+    Method,
+    Several,
+    binding_request,
+    binding_response,
+    parse_message,
+)
 from tests.core.stun_bytes import (
     IPV4,
     IPV6,
@@ -438,3 +446,45 @@ class TestBuilders:
         built = Message(Method.BINDING, Class.RESPONSE, TRANSACTION, {"XOR-MAPPED-ADDRESS": peer})
         built.add_message_integrity(KEY)
         assert binding_response(TRANSACTION, peer, KEY) == bytes(built)
+
+
+class TestSeveral:
+    """Attributes that a message carries more than once (RFC 8489 §14)."""
+
+    PEERS = (("192.0.2.1", 1), ("2001:db8::1", 2), ("192.0.2.3", 3))
+
+    def message(self) -> Message:
+        attributes = {"XOR-PEER-ADDRESS": Several(self.PEERS), "LIFETIME": 5}
+        return Message(Method.CREATE_PERMISSION, Class.REQUEST, b"transaction!", attributes)
+
+    @pytest.mark.parametrize("signed", [False, True])
+    def test_there_and_back(self, signed: bool) -> None:
+        message = self.message()
+        if signed:
+            message.add_message_integrity(b"key")
+        assert message.values("XOR-PEER-ADDRESS") == list(self.PEERS)
+        parsed = parse_message(bytes(message))
+        assert parsed.attributes["XOR-PEER-ADDRESS"] == self.PEERS[0]
+        assert parsed.values("XOR-PEER-ADDRESS") == list(self.PEERS)
+        assert parsed.values("LIFETIME") == message.values("LIFETIME") == [5]
+        assert parsed.values("DATA") == message.values("DATA") == []
+        assert not signed or parsed.check_message_integrity(b"key")
+
+    def test_what_follows_the_integrity_does_not_count(self) -> None:
+        message = self.message()
+        message.add_message_integrity(b"key")
+        data = bytes(message)[:-8]
+        more = data + data[20:32]
+        parsed = parse_message(more[:2] + (len(more) - 20).to_bytes(2, "big") + more[4:])
+        assert parsed.values("XOR-PEER-ADDRESS") == list(self.PEERS)
+
+    def test_malformed_ones_are_left_out(self) -> None:
+        data = bytes(self.message())
+        # The family of the second.
+        spoilt = data[:37] + b"\x07" + data[38:]
+        assert parse_message(spoilt).values("XOR-PEER-ADDRESS") == [self.PEERS[0], self.PEERS[2]]
+
+    def test_changed_since_it_came(self) -> None:
+        parsed = parse_message(bytes(self.message()))
+        parsed.attributes["XOR-PEER-ADDRESS"] = self.PEERS[2]
+        assert parsed.values("XOR-PEER-ADDRESS") == [self.PEERS[2]]

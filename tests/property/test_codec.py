@@ -53,6 +53,8 @@ values: dict[str, st.SearchStrategy[Any]] = {
     "CONNECTION-ID": u32,
     "ADDITIONAL-ADDRESS-FAMILY": u32,
     "ADDRESS-ERROR-CODE": st.tuples(u8, st.integers(300, 699), texts),
+    "DRAFT-ADDITIONAL-ADDRESS-FAMILY": u32,
+    "DRAFT-ADDRESS-ERROR-CODE": st.tuples(u8, st.integers(300, 699), texts),
     "PASSWORD-ALGORITHMS": st.lists(algorithms, max_size=3),
     "ALTERNATE-DOMAIN": texts,
     "ICMP": st.binary(min_size=8, max_size=8),

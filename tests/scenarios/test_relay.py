@@ -6,6 +6,7 @@ import pytest
 
 from aioice.core.demux import is_channel_data
 from aioice.core.gathering import TurnServer
+from aioice.core.machine import Reason
 from aioice.core.message import Method
 from aioice.sim import TurnServer as Server
 from aioice.sim import World
@@ -106,6 +107,30 @@ def test_f38_one_peer_is_refused() -> None:
     p.talk()
 
 
+def test_checks_leave_again_when_the_permission_is_confirmed() -> None:
+    """RFC 8656 §9: what the server has dropped before does not wait for its timer of 500 ms."""
+    world, server, p = relayed()
+    p.gather()
+    server.delays = {Method.CREATE_PERMISSION: 0.1}
+    world.drop(lambda packet: packet.dst == TURN and packet.data[:2] == b"\0\x16", count=1)
+    # The other side waits to be checked.
+    p.left.add(*p.right.agent.local_candidates, None)
+    begun = p.start().world.now
+    assert p.until_live() - begun == pytest.approx(0.15 + 0.15)
+
+
+def test_a_peer_that_the_relay_cannot_reach() -> None:
+    """RFC 8656 §11.6: a hard ICMP error behind the relay ends the pair's checks, one about sizes does not."""
+    world, _, p = relayed()
+    p.gather()
+    world.host("192.0.2.66", refuses=True)
+    p.left.add("1 1 udp 2130706431 192.0.2.66 9 typ host", None)
+    p.left.connect(p.right)
+    world.run(until=world.now + 0.5)
+    (failed,) = p.left.agent.check_list
+    assert failed.why_failed == str(Reason.REFUSED)
+
+
 def test_the_server_dies() -> None:
     """Consent ends it, and closing does not wait for the server."""
     world, server, p = relayed()
@@ -117,6 +142,20 @@ def test_the_server_dies() -> None:
     assert len(p.left.closed) == 1
     assert p.left.closed[0][0] - begun <= 36
     assert p.left.node.done is not None
+
+
+def test_the_server_forgets_the_relay() -> None:
+    """F41: UDP tells nobody. The peer's silence makes us ask; data flows over a new relay before consent expires."""
+    world, server, p = relayed()
+    p.connect()
+    p.until_complete()
+    world.run(until=world.now + 20)
+    server.forget()
+    begun = world.now
+    world.run(until=begun + 29)
+    assert not p.left.closed and not p.right.closed
+    assert server.count(Method.ALLOCATE) == 4
+    p.talk()
 
 
 def test_restart_over_the_relay() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .credentials import LongTermCredentials
 from .deadlines import Deadlines
 from .demux import MAX_DATA, is_channel_data, pad
+from .lifetime import Relay
 from .machine import (
     ChannelBound,
     Close,
@@ -73,12 +74,6 @@ __all__ = [
 UDP_TRANSPORT = 0x11000000
 #: RFC 8656 §18.6, likewise.
 FAMILIES = {4: 0x01000000, 6: 0x02000000}
-#: A relayed address is renewed after this part of its lifetime, neither sooner than ``FLOOR`` nor later than
-#: ``CEILING``.
-REFRESH_PART = 5 / 6
-CEILING = 3600
-#: After a sleep that was longer than the lifetime the server is asked all the same, and has so long to answer.
-GRACE = 10
 #: RFC 8445 §11: silence towards a UDP server that a NAT may take for the end.
 KEEPALIVE = 15
 #: A deletion is waited for this long.
@@ -151,6 +146,19 @@ class AllocationLost(NamedTuple):
     response: Message | None = None
 
 
+#: What is meant for the parent, beside what :mod:`aioice.core.machine` has.
+Told = (
+    Allocated
+    | FamilyMissing
+    | AllocationFailed
+    | AllocationLost
+    | Permitted
+    | PeerRefused
+    | PeerUnreachable
+    | WantCredentials
+)
+
+
 # ------------------------------------------------------------------------------------------------------------- state
 
 
@@ -161,27 +169,6 @@ class State(Enum):
     READY = "ready"
     CLOSING = "closing"
     DONE = "done"
-
-
-class Relay:
-    """One relayed address: a dual allocation has two, each with a lifetime of its own (RFC 8656 §8)."""
-
-    __slots__ = ("link", "family", "lifetime", "renew_at", "ends_at", "refreshing", "refreshed")
-
-    def __init__(self, link: int, family: int) -> None:
-        self.link = link
-        self.family = family
-        self.lifetime = 0.0
-        self.renew_at: float | None = None
-        self.ends_at = 0.0
-        self.refreshing = False
-        self.refreshed = float("-inf")
-
-    def renewed(self, now: float, lifetime: float, started: float) -> None:
-        """The server keeps it for ``lifetime`` seconds from when it was asked, at ``started`` (RFC 8656 §7.3, §8.3)."""
-        self.lifetime = lifetime
-        self.renew_at = max(started + min(max(lifetime * REFRESH_PART, FLOOR), CEILING), now + FLOOR)
-        self.ends_at = max(started + lifetime, self.renew_at + FLOOR)
 
 
 class Allocation:
@@ -283,7 +270,7 @@ class Allocation:
     def probe(self, now: float) -> None:
         """There are signs that the server has lost the allocation: find out."""
         for relay in self._relays.values():
-            if not relay.refreshing and now >= relay.refreshed + RETRY_LOST:
+            if relay.may_probe(now):
                 self._refresh(now, relay)
         self._conclude(now)
 
@@ -361,8 +348,8 @@ class Allocation:
         for relay in list(self._relays.values()):
             if relay.renew_at is not None and now >= relay.renew_at:
                 self._refresh(now, relay)
-            if now >= relay.ends_at:
-                self._overdue(now, relay)
+            if relay.is_over(now):
+                self._lost(relay, "the allocation has expired")
         self._conclude(now)
         peers = self._peers
         if peers is not None:
@@ -380,20 +367,7 @@ class Allocation:
                 self._transmit(now, bytes(Message(Method.BINDING, Class.INDICATION, self._random(12))))
             self._quiet_at = self._last_sent + self._keepalive
 
-    def poll_output(
-        self,
-    ) -> (
-        Output
-        | Allocated
-        | FamilyMissing
-        | AllocationFailed
-        | AllocationLost
-        | Permitted
-        | PeerRefused
-        | PeerUnreachable
-        | WantCredentials
-        | None
-    ):
+    def poll_output(self) -> Output | Told | None:
         return self._outputs.popleft() if self._outputs else None
 
     def poll_timeout(self) -> float | None:
@@ -479,7 +453,8 @@ class Allocation:
             self._allocated(now, message, exchange.started)
         elif exchange.method is Method.REFRESH:
             self._refreshed(now, exchange, message)
-        elif peers is not None:
+        else:
+            assert peers is not None
             peers.handle_success(now, exchange.subject, exchange.started)
             self._drain(now, peers)
 
@@ -494,7 +469,8 @@ class Allocation:
         elif code == 437:
             # RFC 8656 §8.3: the allocation is not there any more, whatever we have asked for.
             self._all_lost(detail, code, message)
-        elif peers is not None:
+        else:
+            assert peers is not None
             peers.handle_refusal(now, exchange.subject, code, message)
             self._drain(now, peers)
 
@@ -503,8 +479,7 @@ class Allocation:
         if self._state is State.ALLOCATING:
             self._fail(Reason.TIMED_OUT, 0, silent.detail)
         elif exchange.method is Method.REFRESH and isinstance(exchange.subject, Relay):
-            exchange.subject.refreshing = False
-            exchange.subject.renew_at = now + FLOOR
+            exchange.subject.refused(now + FLOOR)
         elif peers is not None:
             peers.handle_silence(now, exchange.subject)
             self._drain(now, peers)
@@ -515,8 +490,9 @@ class Allocation:
         attributes = {"LIFETIME": self._config.lifetime, "REQUESTED-TRANSPORT": UDP_TRANSPORT}
         optional = ["LIFETIME"]
         if len(self._families) == 2:
-            attributes["ADDITIONAL-ADDRESS-FAMILY"] = FAMILIES[6]
-            optional.append("ADDITIONAL-ADDRESS-FAMILY")
+            for name in ("ADDITIONAL-ADDRESS-FAMILY", "DRAFT-ADDITIONAL-ADDRESS-FAMILY"):
+                attributes[name] = FAMILIES[6]
+                optional.append(name)
         elif self._families:
             attributes["REQUESTED-ADDRESS-FAMILY"] = FAMILIES[self._families[0]]
             if self._families == (4,):
@@ -537,16 +513,17 @@ class Allocation:
             return
         relayed: dict[int, Address] = {}
         for address in message.values("XOR-RELAYED-ADDRESS"):
-            relayed.setdefault(6 if ":" in address[0] else 4, address)
-        if self._families:
-            relayed = {family: relayed[family] for family in self._families if family in relayed}
-            if not relayed:
-                # RFC 8656 §7.3
-                self._delete(now)
-                self._fail(Reason.OTHER, 0, "the server gives addresses of another family only")
-                return
+            family = 6 if ":" in address[0] else 4
+            # coturn gives 0.0.0.0 and port 0 for what it does not have.
+            if address[1] and (not self._families or family in self._families):
+                relayed.setdefault(family, address)
+        if not relayed:
+            # RFC 8656 §7.3
+            self._delete(now)
+            self._fail(Reason.OTHER, 0, "the server gives no address of the families that were asked for")
+            return
         self._state = State.READY
-        for family, address in relayed.items():
+        for family, address in sorted(relayed.items()):
             relay = self._relays[family] = Relay(self._next_link(), family)
             relay.renewed(now, attributes["LIFETIME"], started)
             self._outputs.append(OpenRelay(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
@@ -554,7 +531,8 @@ class Allocation:
         self._dual = len(relayed) > 1
         links = {family: relay.link for family, relay in self._relays.items()}
         self._peers = Peers(now, links, self._config.channel_refresh_time, self._deadlines)
-        reasons = {_family(value[0]): value[1] for value in message.values("ADDRESS-ERROR-CODE")}
+        errors = message.values("ADDRESS-ERROR-CODE") + message.values("DRAFT-ADDRESS-ERROR-CODE")
+        reasons = {_family(value[0]): value[1] for value in errors}
         for family in self._families:
             if family not in relayed:
                 self._outputs.append(FamilyMissing(family, reasons.get(family, 0)))
@@ -573,9 +551,7 @@ class Allocation:
     # ------------------------------------------------------------------------------------------------ keeping, losing
 
     def _refresh(self, now: float, relay: Relay) -> None:
-        relay.renew_at = None
-        relay.refreshing = True
-        relay.refreshed = now
+        relay.refresh(now)
         attributes = {"LIFETIME": self._config.lifetime}
         if self._dual:
             # RFC 8656 §8.1
@@ -584,7 +560,8 @@ class Allocation:
 
     def _refreshed(self, now: float, exchange: Exchange, message: Message) -> None:
         relay: Relay = exchange.subject
-        relay.refreshing = False
+        if self._relays.get(relay.family) is not relay:
+            return
         lifetime = message.attributes.get("LIFETIME", relay.lifetime)
         if lifetime > 0:
             relay.renewed(now, lifetime, exchange.started)
@@ -592,12 +569,13 @@ class Allocation:
             self._lost(relay, "the server grants no lifetime")
 
     def _refresh_refused(self, now: float, relay: Relay, code: int, detail: str, message: Message | None) -> None:
-        relay.refreshing = False
+        if self._relays.get(relay.family) is not relay:
+            return
         if code >= 500 or code == 438:
-            relay.renew_at = now + RETRY_LOST
+            relay.refused(now + RETRY_LOST)
         elif code == 401 and self._config.renewable:
             # There may be new credentials before the end.
-            relay.renew_at = now + CREDENTIALS_TIME
+            relay.refused(now + CREDENTIALS_TIME)
         elif code in (437, 443) and len(self._relays) > 1:
             # Perhaps it is this family only that has gone.
             self._lost(relay, detail, code, message)
@@ -605,21 +583,14 @@ class Allocation:
         else:
             self._all_lost(detail, code, message)
 
-    def _overdue(self, now: float, relay: Relay) -> None:
-        """The lifetime is over; if we have slept through the renewal, the server still has to say so."""
-        if relay.refreshing and now < relay.refreshed + GRACE:
-            relay.ends_at = relay.refreshed + GRACE
-        else:
-            self._lost(relay, "the allocation has expired")
-
     def _lost(self, relay: Relay, detail: str, code: int = 0, response: Message | None = None) -> None:
-        if self._relays.pop(relay.family, None) is None:
-            return
+        del self._relays[relay.family]
         self._outputs.append(AllocationLost(relay.link, detail, code, response))
         self._outputs.append(Close(relay.link))
         if not self._relays:
             self._finish(detail)
-        elif self._peers is not None:
+        else:
+            assert self._peers is not None
             self._peers.drop(relay.family)
 
     def _all_lost(self, detail: str, code: int = 0, response: Message | None = None) -> None:

@@ -323,6 +323,9 @@ _REGISTRY = (
     Attribute(0x802C, "OTHER-ADDRESS", *_ADDRESS),
     Attribute(0x802E, "THIRD-PARTY-AUTHORIZATION", *_TEXT),
     Attribute(0x8030, "MOBILITY-TICKET", *_BYTES),
+    # As a draft of RFC 8656 numbered them (draft-ietf-tram-turnbis): coturn 4.6 knows no others.
+    Attribute(0x8032, "DRAFT-ADDITIONAL-ADDRESS-FAMILY", *_32_BITS),
+    Attribute(0x8033, "DRAFT-ADDRESS-ERROR-CODE", *_FAMILY_ERROR),
 )
 BY_TYPE = {attribute.type: attribute for attribute in _REGISTRY}
 BY_NAME = {attribute.name: attribute for attribute in _REGISTRY}

@@ -32,6 +32,8 @@ CHANNEL_LIFETIME = 600
 CHANNEL_COOL_DOWN = 300
 #: A channel is renewed this long before its end, whatever the configuration says.
 CHANNEL_MARGIN = 60
+#: Refusals of requests that say nothing about whom they name: the credentials are in question.
+NOT_ABOUT_PEERS = (401, 438, 441)
 #: Nothing is renewed sooner than so many seconds from now.
 FLOOR = 2
 #: A request that was lost, or met a passing trouble of the server, is tried again after so long; one that was refused
@@ -310,8 +312,8 @@ class Peers:
             return
         living = self._living(subject)
         for permission in living:
-            if len(subject) > 1 and 400 <= code < 500:
-                # One host may have spoilt it for all.
+            if len(subject) > 1 and 400 <= code < 500 and code not in NOT_ABOUT_PEERS:
+                # One host may have spoilt it for all (RFC 8656 §10.2).
                 self._ask_permissions((permission,))
             else:
                 self._permission_refused(now, permission, code, response)

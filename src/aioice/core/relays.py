@@ -516,6 +516,12 @@ class Relays:
             if isinstance(answer, str):
                 attempt.inquiry.detail = answer
                 allocation.set_credentials(now, None, None)
+            elif attempt.inquiry.pending and not attempt.tries:
+                # Servers bind a 5-tuple to the user that it was first used by: coturn answers another one with an
+                # unsigned 437, which nobody may believe.
+                attempt.tries = 1
+                allocation.close(now)
+                self._queue(now, attempt, answer)
             else:
                 allocation.set_credentials(now, *answer)
             self._drain(now, allocation, attempt)

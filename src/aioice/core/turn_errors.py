@@ -46,13 +46,13 @@ class Verdict(NamedTuple):
 
 
 _VERDICTS: dict[int, tuple[Step, float, str]] = {
-    300: (Step.GIVE_UP, 0, "it names no other server that has not been asked in the last five minutes"),
+    300: (Step.GIVE_UP, 0, "ask the server that it names instead"),
     400: (Step.GIVE_UP, 0, "it takes the request for malformed: check that it is a TURN server"),
     401: (Step.GIVE_UP, 0, "check the user name and the password"),
     403: (Step.GIVE_UP, 0, "its administrator does not allow this"),
     408: (Step.HOLD_OFF, CAPACITY_HOLD_OFF, "try another transport"),
     420: (Step.GIVE_UP, 0, "it does not know what the request needs"),
-    437: (Step.HOLD_OFF, MISMATCH_HOLD_OFF, "it takes our ports for those of others: try again in two minutes"),
+    437: (Step.HOLD_OFF, MISMATCH_HOLD_OFF, "it knows no allocation of ours at this port, or one of somebody else"),
     438: (Step.HOLD_OFF, CAPACITY_HOLD_OFF, "it takes none of the nonces that it gives: check its clock and its peers"),
     440: (Step.GIVE_UP, 0, "it has no relayed addresses of this family"),
     441: (Step.GIVE_UP, 0, "the allocation belongs to other credentials: a new one is needed"),
