@@ -202,10 +202,11 @@ class Checker:
         self._requests.tunables = tunables
 
     def stop(self) -> None:
-        """Forget every request."""
+        """Forget every request, and what has been told but not been heard; others put into the same queue."""
         self._requests.end_all()
         self.generations = []
-        self._outputs[:] = [output for output in self._outputs if isinstance(output, Transmit)]
+        told = (Valid, Nominated, Dead, Heard, PeerChecks, RoleChanged, ConsentAnswered, ConsentRefused)
+        self._outputs[:] = [output for output in self._outputs if not isinstance(output, told)]
 
     def stop_repeating(self, pairs: list[Pair]) -> None:
         """Nominated: no more transmissions for these pairs, though answers still count (RFC 8445 §8.1.2)."""

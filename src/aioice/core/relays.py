@@ -115,12 +115,6 @@ class Attempt:
         self.lost: list[int] = []
 
     @property
-    def started(self) -> Allocation:
-        """The allocation of an attempt that has links."""
-        assert self.allocation is not None
-        return self.allocation
-
-    @property
     def rank(self) -> int:
         """UDP before TCP before TLS: what is stacked on TCP waits for lost segments."""
         return rank_of(self.server)
@@ -193,7 +187,7 @@ class Relays:
         #: By their allocation, until that has ended.
         self._attempts: dict[Allocation, Attempt] = {}
         #: By each of the links of its allocation.
-        self._by_link: dict[int, Attempt] = {}
+        self._by_link: dict[int, tuple[Attempt, Allocation]] = {}
         #: Links to servers, and whether they are streams: then it is a sign of life that they open.
         self.server_links: dict[int, bool] = {}
         #: Until when a server is not to be asked again by a user, whatever the way (RFC 8656 §7.4).
@@ -217,17 +211,17 @@ class Relays:
 
     def relay(self, now: float, link: int, peer: Address, data: bytes) -> None:
         """Send to ``peer`` from the relayed address behind ``link``."""
-        attempt = self._by_link.get(link)
-        if attempt is not None:
-            allocation = attempt.started
+        owner = self._by_link.get(link)
+        if owner is not None:
+            attempt, allocation = owner
             allocation.send(now, peer, data)
             self._drain(now, allocation, attempt)
 
     def probe(self, now: float, link: int) -> None:
         """There are signs that the server has lost the allocation behind ``link``."""
-        attempt = self._by_link.get(link)
-        if attempt is not None:
-            allocation = attempt.started
+        owner = self._by_link.get(link)
+        if owner is not None:
+            attempt, allocation = owner
             allocation.probe(now)
             self._drain(now, allocation, attempt)
 
@@ -372,7 +366,7 @@ class Relays:
     # ------------------------------------------------------------------------------------------------------- the world
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
-        attempt = self._by_link[link]
+        attempt, allocation = self._by_link[link]
         inquiry = attempt.inquiry
         if inquiry.pending and peer == inquiry.address:
             if is_stun(data):
@@ -383,12 +377,11 @@ class Relays:
                 # Whoever else lives on that port will not turn into a TURN server.
                 self._give_up(now, attempt, ServerVerdict.NOT_STUN, f"it answers {data[:16]!a}")
                 return
-        allocation = attempt.started
         allocation.handle_datagram(now, link, peer, data)
         self._drain(now, allocation, attempt)
 
     def handle_report(self, now: float, report: Opened | OpenFailed | Connected | LinkClosed | SendFailed) -> None:
-        attempt = self._by_link[report.link]
+        attempt, allocation = self._by_link[report.link]
         if isinstance(report, Connected):
             attempt.inquiry.alive = True
             return
@@ -396,7 +389,6 @@ class Relays:
             attempt.opened = now
             attempt.inquiry.local = report.local
             attempt.inquiry.alive |= self.server_links[report.link]
-        allocation = attempt.started
         allocation.handle_report(now, report)
         self._drain(now, allocation, attempt)
 
@@ -418,7 +410,7 @@ class Relays:
     def _drain(self, now: float, allocation: Allocation, attempt: Attempt) -> None:
         while (output := allocation.poll_output()) is not None:
             if isinstance(output, OpenUdp | OpenStream | OpenRelay):
-                self._by_link[output.link] = attempt
+                self._by_link[output.link] = (attempt, allocation)
                 if not isinstance(output, OpenRelay):
                     self.server_links[output.link] = isinstance(output, OpenStream)
                 self._outputs.append(output)
@@ -442,7 +434,7 @@ class Relays:
                 self._want_credentials(now, allocation, attempt)
             elif isinstance(output, Done):
                 del self._attempts[allocation]
-                for link in [link for link, owner in self._by_link.items() if owner.allocation is allocation]:
+                for link in [link for link, owner in self._by_link.items() if owner[1] is allocation]:
                     del self._by_link[link]
                     self.server_links.pop(link, None)
             else:
