@@ -862,7 +862,11 @@ class Connection:
         queue = self._queue
         data = queue.pop()
         if data is None:
-            waiter = queue.waiter() if self._nominated and self._receiver is None else self._waiter()
+            driver = self._driver
+            if driver is not None and self._nominated and self._receiver is None:
+                waiter = queue.waiter(driver.loop)
+            else:
+                waiter = self._waiter()
             try:
                 data, _ = await waiter
             except asyncio.CancelledError:

@@ -117,14 +117,16 @@ class ReceiveQueue:
                 raise
         return item
 
-    def waiter(self) -> asyncio.Future[Item]:
+    def waiter(self, loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[Item]:
         """For the next datagram, when there is none; who is cancelled while it waits must :meth:`give_up`.
+
+        ``loop`` is the running one, if it is known: asking for it costs a system call (getpid, up to Python 3.11).
 
         Raises :class:`ConnectionError` at the end, as the future does when that comes.
         """
         if self._end is not None:
             raise ConnectionError(self._end)
-        waiter: asyncio.Future[Item] = asyncio.Future()
+        waiter: asyncio.Future[Item] = asyncio.Future(loop=loop)
         if self._waiters is None:
             self._waiters = deque()
         self._waiters.append(waiter)
