@@ -500,10 +500,12 @@ class Connection:
         from .core.stats import Traffic, collect
 
         traffic = {
-            protocol.link: Traffic.counted(
+            protocol.link: Traffic(
                 protocol.local_candidate.component,
-                getattr(protocol.transport, "sent", None),
-                protocol.received,
+                getattr(protocol.transport, "packets_sent", None),
+                getattr(protocol.transport, "bytes_sent", None),
+                protocol.packets_received,
+                protocol.bytes_received,
             )
             for protocol in self._protocols
             if protocol.link is not None

@@ -116,10 +116,3 @@ def test_a_remote_candidate_that_is_no_longer_listed() -> None:
     report = stats(p.left)
     (checked,) = of(report, "candidate-pair")
     assert report[checked["remoteCandidateId"]]["address"] == "192.0.2.2"
-
-
-def test_counts_in_one_number() -> None:
-    """Datagrams above, their bytes in the lower 48 bits."""
-    number = (3 << 48) + 1200
-    assert Traffic.counted(2, number, 0) == Traffic(2, 3, 1200, 0, 0)
-    assert Traffic.counted(1, None, number) == Traffic(1, None, None, 3, 1200)
