@@ -1,4 +1,4 @@
-"""``Connection.get_stats()`` on real sockets: what the application sends and receives is counted, however it does it."""
+"""``Connection.get_stats()`` on real sockets: what the application sends and receives is counted in every way."""
 
 from __future__ import annotations
 
