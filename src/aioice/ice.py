@@ -164,9 +164,9 @@ class CandidatePair:
         self.send_soon: Callable[[bytes, Address], object]
 
     def open(self) -> CandidatePair:
-        """The transport carries data from now on; one that does not gather what leaves together sends at once."""
+        """The transport carries data from now on; ours count it, and gather what leaves together."""
         transport: Any = self.protocol.transport
-        self.send_soon = transport.send_soon if getattr(transport, "gathers", False) else transport.sendto
+        self.send_soon = getattr(transport, "send_soon", transport.sendto)
         return self
 
     @property
@@ -500,10 +500,12 @@ class Connection:
         from .core.stats import Traffic, collect
 
         traffic = {
-            protocol.link: Traffic.counted(
+            protocol.link: Traffic(
                 protocol.local_candidate.component,
-                getattr(protocol.transport, "sent", None),
-                protocol.received,
+                getattr(protocol.transport, "packets_sent", None),
+                getattr(protocol.transport, "bytes_sent", None),
+                protocol.packets_received,
+                protocol.bytes_received,
             )
             for protocol in self._protocols
             if protocol.link is not None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import stun
 from .core.demux import CHANNEL_HEADER_SIZE, MAGIC_COOKIE
-from .net.sender import DATAGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,8 @@ class StunProtocol(asyncio.DatagramProtocol):
         "accepted",
         "dropped",
         "paused",
-        "received",
+        "packets_received",
+        "bytes_received",
         "_writers",
         "_closed",
         "_lost",
@@ -60,8 +60,9 @@ class StunProtocol(asyncio.DatagramProtocol):
         self.dropped: dict[str, int] = {}
         #: Whether the transport has more to send than it should.
         self.paused = False
-        #: Application data that was taken: datagrams and bytes, as in :data:`~aioice.net.sender.DATAGRAM`.
-        self.received = 0
+        #: Application data that was taken.
+        self.packets_received = 0
+        self.bytes_received = 0
         self._writers: list[asyncio.Future[None]] | None = None
         self._closed: asyncio.Future[None] | None = None
         self._lost = False
@@ -82,7 +83,8 @@ class StunProtocol(asyncio.DatagramProtocol):
             if component is None:
                 self._drop("data of a stranger")
                 return
-        self.received += DATAGRAM + len(data)
+        self.packets_received += 1
+        self.bytes_received += len(data)
         self.receiver.data_received(data, component)  # type: ignore[arg-type]
 
     def batch_received(self, data: bytes, size: int, addr: tuple[Any, ...]) -> None:
@@ -94,7 +96,8 @@ class StunProtocol(asyncio.DatagramProtocol):
             # One look at the fifth byte of all of them: none is STUN.
             many: Callable[[list[bytes], int], object] | None = getattr(self.receiver, "datagrams_received", None)
             if many is not None:
-                self.received += DATAGRAM * len(datagrams) + len(data)
+                self.packets_received += len(datagrams)
+                self.bytes_received += len(data)
                 many(datagrams, component)
                 return
         for datagram in datagrams:

@@ -23,6 +23,7 @@ from .output import (
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import AsyncIterator
 
     from ..ice import Connection
     from ..servers import IceServer
@@ -106,10 +107,16 @@ async def apply(connection: Connection, word: str) -> None:
     await connection.add_remote_candidate(None)
 
 
-async def _lines() -> asyncio.StreamReader:
+@contextlib.asynccontextmanager
+async def _lines() -> AsyncIterator[asyncio.StreamReader]:
+    """What is typed."""
     reader = asyncio.StreamReader(limit=2 * MAX_DESCRIPTION)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    return reader
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    try:
+        yield reader
+    finally:
+        transport.close()
 
 
 async def _connect(servers: list[IceServer], options: argparse.Namespace) -> int:
@@ -117,13 +124,12 @@ async def _connect(servers: list[IceServer], options: argparse.Namespace) -> int
 
     # Both control: the conflict settles who does (RFC 8445 §7.3.1.1), so that nobody has to be told.
     connection = Connection(ice_controlling=True, ice_servers=servers, trace=options.trace)
-    async with connection:
+    async with connection, _lines() as reader:
         _say("gathering candidates …")
         await connection.gather_candidates()
         _say("Paste this line into the other terminal:\n")
         print(describe(connection), flush=True)
         _say("\nand its line here:")
-        reader = await _lines()
         word = ""
         while not word:
             line = await reader.readline()

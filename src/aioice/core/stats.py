@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     Stats = dict[str, Any]
 
 
-#: Where :data:`aioice.net.sender.DATAGRAM` has its one.
-COUNT_SHIFT = 48
-
-
 class Traffic(Record):
     """The application's data on one base; what was sent is None where its transport does not count."""
 
@@ -28,15 +24,6 @@ class Traffic(Record):
     bytes_sent: int | None
     packets_received: int
     bytes_received: int
-
-    @classmethod
-    def counted(cls, component: int, sent: int | None, received: int) -> Traffic:
-        """From numbers that count datagrams above, and bytes in their lower 48 bits."""
-        bytes_mask = (1 << COUNT_SHIFT) - 1
-        packets_sent = bytes_sent = None
-        if sent is not None:
-            packets_sent, bytes_sent = sent >> COUNT_SHIFT, sent & bytes_mask
-        return cls(component, packets_sent, bytes_sent, received >> COUNT_SHIFT, received & bytes_mask)
 
     def fields(self) -> Stats:
         names = ("packetsSent", "bytesSent", "packetsReceived", "bytesReceived")

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from aioice.core.demux import MAX_DATA
 
-from .sender import DATAGRAM
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,7 +71,18 @@ class RelayTransport(asyncio.DatagramTransport):
     """A relayed address as a transport: what is sent on it leaves through the machine that owns the allocation, or at
     once where the machine has said which channel the peer is bound to."""
 
-    __slots__ = ("_driver", "_link", "_relayed", "_mapped", "_protocol", "_channels", "_closing", "sent", "__weakref__")
+    __slots__ = (
+        "_driver",
+        "_link",
+        "_relayed",
+        "_mapped",
+        "_protocol",
+        "_channels",
+        "_closing",
+        "packets_sent",
+        "bytes_sent",
+        "__weakref__",
+    )
 
     #: Sends to a peer with a channel may be gathered by the server's transport.
     gathers = True
@@ -89,8 +98,8 @@ class RelayTransport(asyncio.DatagramTransport):
         self._protocol = protocol
         self._channels: dict[Address, Channel] = {}
         self._closing = False
-        #: See :data:`~aioice.net.sender.DATAGRAM`.
-        self.sent = 0
+        self.packets_sent = 0
+        self.bytes_sent = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "sockname":
@@ -124,7 +133,8 @@ class RelayTransport(asyncio.DatagramTransport):
         """A datagram that does not fit into one to the server raises :exc:`OSError` (EMSGSIZE)."""
         if len(data) > MAX_DATA:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        self.sent += DATAGRAM + len(data)
+        self.packets_sent += 1
+        self.bytes_sent += len(data)
         channel = self._channels.get(addr)
         if channel is not None:
             channel.send(data)
@@ -135,7 +145,8 @@ class RelayTransport(asyncio.DatagramTransport):
         """As :meth:`aioice.net.udp.UdpTransport.send_soon`."""
         channel = self._channels.get(addr)
         if channel is not None and len(data) <= MAX_DATA:
-            self.sent += DATAGRAM + len(data)
+            self.packets_sent += 1
+            self.bytes_sent += len(data)
             channel.send_soon(data)
         else:
             self.sendto(data, addr)
@@ -145,7 +156,8 @@ class RelayTransport(asyncio.DatagramTransport):
         channel = self._channels.get(addr)
         if channel is not None and max(map(len, datagrams)) <= MAX_DATA:
             taken = channel.send_many(datagrams)
-            self.sent += DATAGRAM * taken + sum(map(len, datagrams[:taken]))
+            self.packets_sent += taken
+            self.bytes_sent += sum(map(len, datagrams[:taken]))
             return taken
         self.sendto(datagrams[0], addr)
         return 1

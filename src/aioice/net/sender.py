@@ -47,16 +47,6 @@ BAD_SIZE = frozenset((errno.EINVAL, errno.EMSGSIZE))
 NO_BATCHES = frozenset((errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT))
 
 
-#: One datagram in a number that counts datagrams, and their bytes in the 48 bits below: a single addition for each is
-#: what counting may cost.
-DATAGRAM = 1 << 48
-
-
-def _traffic(datagrams: Sequence[bytes], size: int) -> int:
-    """All but the last are of this size."""
-    return DATAGRAM * len(datagrams) + size * (len(datagrams) - 1) + len(datagrams[-1])
-
-
 class UdpSender(asyncio.DatagramTransport):
     """The sending half of :class:`aioice.net.udp.UdpTransport`."""
 
@@ -81,7 +71,8 @@ class UdpSender(asyncio.DatagramTransport):
         "_errors_waiting",
         "_closing",
         "dropped",
-        "sent",
+        "packets_sent",
+        "bytes_sent",
     )
 
     def __init__(
@@ -114,8 +105,9 @@ class UdpSender(asyncio.DatagramTransport):
         self._closing = False
         #: Datagrams that were not sent because the socket was blocked for too long.
         self.dropped = 0
-        #: What came by :meth:`send_soon` and :meth:`send_many`, see :data:`DATAGRAM`.
-        self.sent = 0
+        #: What came by :meth:`send_soon` and :meth:`send_many`.
+        self.packets_sent = 0
+        self.bytes_sent = 0
 
     # What the other half does.
 
@@ -190,7 +182,8 @@ class UdpSender(asyncio.DatagramTransport):
             self._flush()
         elif self._eager:
             self._eager -= 1
-            self.sent += DATAGRAM + len(data)
+            self.packets_sent += 1
+            self.bytes_sent += len(data)
             if self._queue or self._closing:
                 self.sendto(data, addr)
                 return
@@ -203,7 +196,8 @@ class UdpSender(asyncio.DatagramTransport):
             return
         most = 1 if self._queue or self._closing else self._most(len(data))
         if most < 2:
-            self.sent += DATAGRAM + len(data)
+            self.packets_sent += 1
+            self.bytes_sent += len(data)
             self.sendto(data, addr)
             return
         self._run = [data]
@@ -232,7 +226,7 @@ class UdpSender(asyncio.DatagramTransport):
                 if end < stop and 0 < len(datagrams[end]) < size:
                     end += 1
             batch = datagrams[start:end]
-            self.sent += _traffic(batch, size)
+            self._count(batch, size)
             if len(batch) == 1:
                 self.sendto(batch[0], addr)
             else:
@@ -274,8 +268,13 @@ class UdpSender(asyncio.DatagramTransport):
         run = self._run
         self._run = None
         if run:
-            self.sent += _traffic(run, self._run_size)
+            self._count(run, self._run_size)
             self._send_batch(run, self._run_size, self._run_peer)
+
+    def _count(self, run: Sequence[bytes], size: int) -> None:
+        """All but the last are of this size."""
+        self.packets_sent += len(run)
+        self.bytes_sent += size * (len(run) - 1) + len(run[-1])
 
     def _send_batch(self, run: Sequence[bytes], size: int, addr: Any) -> None:
         """One system call for all; what cannot leave so leaves one by one."""
