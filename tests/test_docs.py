@@ -1,4 +1,5 @@
-"""The Python code of README and of the pages runs: block after block, in a simulated network if it needs one."""
+"""README and the pages: their Python code runs, block after block, in a simulated network if it needs one; their links
+lead somewhere."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ BLOCKS = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if (found := BLOCK.findall(path.read_text()))
 }
+LINK = re.compile(r"\]\(([^():#]+)")
 #: Of one page, the block that is a test file.
 TEST_FILE = "# test_"
 
@@ -69,3 +71,13 @@ def test_test_file(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert "1 passed" in done.stdout
+
+
+def test_links() -> None:
+    """Those to other files of the repository; Sphinx looks at them from the site's point of view."""
+    pages = [
+        page for folder in (".", "docs", "examples/browser", "tests/compat") for page in (ROOT / folder).glob("*.md")
+    ]
+    links = [(page, link) for page in pages for link in LINK.findall(page.read_text())]
+    broken = [(page.name, link) for page, link in links if not (page.parent / link).exists()]
+    assert broken == []
