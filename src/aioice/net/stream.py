@@ -55,8 +55,12 @@ async def open_stream(
             await loop.create_connection(lambda: stream, *peer)
         else:
             tell = getattr(protocol, "stream_connected", lambda: None)
-            sock = await _connected(loop, peer, tell)
-            await loop.create_connection(lambda: stream, sock=sock, **options)
+            try:
+                sock = await _connected(loop, peer, tell)
+            except NotImplementedError:  # a loop without sockets of its own, as a simulated one
+                await loop.create_connection(lambda: stream, *peer, **options)
+            else:
+                await loop.create_connection(lambda: stream, sock=sock, **options)
     except asyncio.CancelledError:
         stream.give_up()
         raise
