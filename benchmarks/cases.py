@@ -153,6 +153,13 @@ class Proxy:
         answer = json.loads(self._process.stdout.readline())
         return tuple(answer["a"]), tuple(answer["b"])
 
+    def to_server(self, host: str, port: int) -> tuple[str, int]:
+        """Under which address clients find the server."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        command = {"server": [host, port], "delay": RTT / 2, "loss": 0, "seed": 0}
+        print(json.dumps(command), file=self._process.stdin, flush=True)
+        return tuple(json.loads(self._process.stdout.readline())["server"])
+
     def close(self) -> None:
         self._process.communicate()
 
@@ -234,16 +241,19 @@ def relay_only() -> Any:
     return TransportPolicy.RELAY
 
 
-async def relay(runs: int, port: int) -> Result:
+async def relay(runs: int, server: tuple[str, int], both: bool) -> Result:
+    """One peer, or both, have the server's relay and nothing else."""
+    from aioice import TransportPolicy
+
     times = []
     options = {
-        "turn_server": (HOST, port),
+        "turn_server": server,
         "turn_username": USER,
         "turn_password": PASSWORD,
-        "transport_policy": relay_only(),
+        "transport_policy": TransportPolicy.RELAY,
     }
     for _ in range(runs):
-        a, b = await gather(relay=options)
+        a, b = await (gather(**options) if both else gather(relay=options))
         assert [candidate.type for candidate in a.local_candidates] == ["relay"]
         await exchange(a, b)
         times.append(await connect(a, b))
@@ -251,10 +261,52 @@ async def relay(runs: int, port: int) -> Result:
     return {"ms": times}
 
 
-def connect_relay(runs: int, seed: int) -> Result:
+def relayed(both: bool, far: bool) -> Callable[[int, int], Result]:
+    def case(runs: int, seed: int) -> Result:
+        one_address()
+        with turn_server() as port, contextlib.ExitStack() as end:
+            server = (HOST, port)
+            if far:
+                proxy = Proxy()
+                end.callback(proxy.close)
+                server = proxy.to_server(*server)
+            return asyncio.run(relay(runs, server, both))
+
+    return case
+
+
+# ---------------------------------------------------------------------------------------------------- a dead server
+
+
+async def gather_alone(runs: int, **options: Any) -> Result:
+    from aioice import Connection
+
+    times = []
+    for _ in range(runs):
+        connection = Connection(ice_controlling=True, **options)
+        started = time.perf_counter()
+        await connection.gather_candidates()
+        times.append((time.perf_counter() - started) * 1000)
+        await connection.close()
+    return {"ms": times}
+
+
+def gather_silent(runs: int, seed: int) -> Result:
+    """The STUN server's port is bound and never read."""
     one_address()
-    with turn_server() as port:
-        return asyncio.run(relay(runs, port))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hole:
+        hole.bind((HOST, 0))
+        return asyncio.run(gather_alone(runs, stun_server=hole.getsockname()))
+
+
+def gather_refused(runs: int, seed: int) -> Result:
+    """Nobody is at the port of the TURN server: ICMP says so."""
+    one_address()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind((HOST, 0))
+        server = gone.getsockname()
+    options = {"turn_server": server, "turn_username": USER, "turn_password": PASSWORD}
+    return asyncio.run(gather_alone(runs, **options))
 
 
 # ------------------------------------------------------------------------------------------------------ many pairs
@@ -309,7 +361,12 @@ CASES: dict[str, Callable[[int, int], Result]] = {
     "connect-dead": connect_dead,
     "connect-rtt": connect_rtt,
     "connect-loss": connect_loss,
-    "connect-relay": connect_relay,
+    "connect-relay": relayed(both=False, far=False),
+    "connect-relays": relayed(both=True, far=False),
+    "connect-relay-far": relayed(both=False, far=True),
+    "connect-relays-far": relayed(both=True, far=True),
+    "gather-silent": gather_silent,
+    "gather-refused": gather_refused,
     "many": many_pairs,
 }
 

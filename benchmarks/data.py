@@ -6,8 +6,9 @@ python benchmarks/data.py CASE [SECONDS]      prints one JSON object: lists of n
 CASE is PEER-WAY-SIZE with the options after it, joined by ``+``, as in ``aioice-oneway-1200+uvloop``:
 
 * peers: ``aioice``, or bare sockets: ``reader`` and ``adaptive`` (``floor.py``)
-* ways: ``oneway`` (await send, await recv), ``batch`` (send_many, recv_many), ``callback`` (send_nowait,
-  set_receiver), ``pingpong``; ``relayout`` and ``relayin`` through a coturn
+* ways: ``oneway`` (await send, await recv), ``batch`` (send_many, recv_many), ``callback`` (send_many,
+  set_receiver), ``pingpong``; ``relayout`` and ``relayin`` through a coturn; ``checksum`` sends as many datagrams of
+  random sizes up to SIZE as SECONDS says, in bursts, and compares what has arrived with what was sent
 * options: ``uvloop``, ``warm`` (the heap has room), ``plain`` (UDP_SEGMENT and UDP_GRO off)
 """
 
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import hashlib
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -65,10 +68,16 @@ class Flow:
     async def room(self) -> None:
         if self.sent > self.arrived:
             self.waiter = asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait_for(self.waiter, 0.05)
-            except TimeoutError:
-                self.sent = self.arrived  # lost on the way
+            await self.waiter
+
+    async def watch(self) -> None:
+        """What does not arrive for a while is lost on the way."""
+        while True:
+            before = self.arrived
+            await asyncio.sleep(0.05)
+            if self.arrived == before and self.waiter is not None:
+                self.sent = self.arrived
+                self.arrive(0)
 
 
 class Clock:
@@ -94,6 +103,7 @@ class Clock:
 
 async def measured(sender: Callable[[], Coroutine[Any, Any, None]], flow: Flow, seconds: float) -> Any:
     """A quarter of the time goes before, so that what adapts has adapted."""
+    watching = asyncio.ensure_future(flow.watch())
     clock = Clock(flow, seconds / 4)
     while clock.running:
         await sender()
@@ -101,6 +111,7 @@ async def measured(sender: Callable[[], Coroutine[Any, Any, None]], flow: Flow, 
     clock = Clock(flow, seconds)
     while clock.running:
         await sender()
+    watching.cancel()
     return clock.result()
 
 
@@ -108,15 +119,17 @@ async def one_way(a: Any, b: Any, size: int, seconds: float) -> Any:
     flow, data = Flow(size), bytes(size)
 
     async def receive() -> None:
-        recv, arrive = b.recv, flow.arrive
+        recv = b.recv
         while True:
             await recv()
-            arrive()
+            flow.arrived += 1
+            if flow.arrived == flow.sent:
+                flow.arrive(0)
 
     async def burst() -> None:
         send = a.send
+        flow.sent += flow.window
         for _ in range(flow.window):
-            flow.sent += 1
             await send(data)
         await flow.room()
 
@@ -146,13 +159,12 @@ async def batch(a: Any, b: Any, size: int, seconds: float) -> Any:
 
 
 async def callback(a: Any, b: Any, size: int, seconds: float) -> Any:
-    flow, data = Flow(size), bytes(size)
+    flow = Flow(size)
+    datagrams = [bytes(size)] * flow.window
 
     async def burst() -> None:
-        send = a.send_nowait
-        for _ in range(flow.window):
-            flow.sent += 1
-            send(data)
+        flow.sent += flow.window
+        await a.send_many(datagrams)
         await flow.room()
 
     b.set_receiver(lambda data, component: flow.arrive())
@@ -187,7 +199,28 @@ async def bare_ping_pong(a: Any, b: Any, size: int, seconds: float) -> Any:
     return await measured(lambda: asyncio.sleep(0.05), flow, seconds)
 
 
-WAYS = {"oneway": one_way, "batch": batch, "callback": callback, "pingpong": ping_pong}
+async def checksum(a: Any, b: Any, size: int, count: float) -> Any:
+    source, sent, received = random.Random(size), hashlib.sha256(), hashlib.sha256()
+    started, left = time.process_time(), int(count)
+    while left > 0:
+        usual = source.randrange(size)
+        burst = [
+            source.randbytes(usual if source.random() < 0.9 else source.randrange(size))
+            for _ in range(min(source.choice([1, 3, 30]), left))
+        ]
+        left -= len(burst)
+        for data in burst:
+            sent.update(len(data).to_bytes(2, "big") + data)
+            await a.send(data)
+        for _ in burst:
+            data = await b.recv()
+            received.update(len(data).to_bytes(2, "big") + data)
+    if sent.digest() != received.digest():
+        sys.exit("what has arrived is not what was sent")
+    return {"us": [(time.process_time() - started) / count * 1e6]}
+
+
+WAYS = {"oneway": one_way, "batch": batch, "callback": callback, "pingpong": ping_pong, "checksum": checksum}
 
 
 async def aioice(way: str, size: int, seconds: float, **relay: Any) -> Any:
@@ -222,9 +255,9 @@ def main() -> None:
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else SECONDS
     cases.one_address()
     if "plain" in options and peer == "aioice":
-        from aioice.net import udp
+        from aioice.net import linux
 
-        udp.HAS_OFFLOAD = False
+        linux.HAS_OFFLOAD = False
     factory = None
     if "uvloop" in options:
         import uvloop

@@ -1,9 +1,10 @@
 """Measures this package against aioice 0.13.0, in turns, each case in a process of its own.
 
-    python benchmarks/run.py [--quick] [--only CASE …] [--json FILE] [--check]
+    python benchmarks/run.py [--quick] [--only CASE …] [--json FILE] [--plots DIRECTORY] [--check]
 
-The old release is installed into ``.cache/benchmarks`` once. ``--check`` ends with 1 when a row misses what it has to
-reach. Both sides can be replaced: ``--new PYTHON`` and ``--old PYTHON`` take interpreters that import what is measured.
+Datagrams are also measured against bare sockets (``datagrams.py`` has the rows). The old release is installed into
+``.cache/benchmarks`` once. ``--check`` ends with 1 when a row misses what it has to reach. Both sides can be replaced:
+``--new PYTHON`` and ``--old PYTHON`` take interpreters that import what is measured.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import datagrams
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
@@ -36,6 +39,8 @@ class Case(NamedTuple):
     quick_runs: int
     quick_rounds: int
     command: tuple[str, ...] = ()
+    #: The old release has nothing like it.
+    ours_alone: bool = False
 
 
 CASES = {
@@ -46,8 +51,14 @@ CASES = {
     "connect-rtt": Case(40, 5, 10, 2),
     "connect-loss": Case(100, 5, 30, 2),
     "connect-relay": Case(10, 5, 5, 1),
+    "connect-relays": Case(10, 5, 5, 1),
+    "connect-relay-far": Case(10, 5, 5, 1),
+    "connect-relays-far": Case(10, 5, 5, 1),
+    "gather-silent": Case(1, 3, 1, 2),
+    "gather-refused": Case(1, 3, 1, 2),
     "many": Case(1, 3, 1, 1),
     "stun": Case(1, 5, 1, 2, (str(HERE / "stun_codec.py"), "--json")),
+    "simulator": Case(5, 3, 3, 1, (str(HERE / "simulator.py"), "5"), ours_alone=True),
 }
 
 
@@ -83,10 +94,10 @@ class Row(NamedTuple):
     ratio: float | None = None
     limit: float | None = None
 
-    def reached(self, old: float, new: float) -> bool | None:
+    def reached(self, old: float | None, new: float) -> bool | None:
         if self.limit is not None:
             return new <= self.limit
-        return None if self.ratio is None else new <= old * self.ratio
+        return None if self.ratio is None or old is None else new <= old * self.ratio
 
     @property
     def reach(self) -> str:
@@ -105,10 +116,21 @@ ROWS = [
     Row("connect, 50 ms RTT, 5 % loss: mean", "RTT", ("connect-loss",), mean("connect-loss", "rtt"), limit=1.6),
     Row("connect, 50 ms RTT, 5 % loss: p90", "RTT", ("connect-loss",), p90("connect-loss", "rtt"), limit=2.2),
     Row("connect, relay to host", "ms", ("connect-relay",), median("connect-relay", "ms"), ratio=1 / 100),
+    Row("connect, relay to relay", "ms", ("connect-relays",), median("connect-relays", "ms")),
+    Row("connect, relay to host, 50 ms to the server", "ms", ("connect-relay-far",), median("connect-relay-far", "ms")),
+    Row(
+        "connect, relay to relay, 50 ms to the server",
+        "ms",
+        ("connect-relays-far",),
+        median("connect-relays-far", "ms"),
+    ),
+    Row("gather, silent STUN server", "ms", ("gather-silent",), median("gather-silent", "ms"), limit=1100),
+    Row("gather, no TURN server at the port", "ms", ("gather-refused",), median("gather-refused", "ms"), limit=100),
     Row("1000 pairs: gather", "s", ("many",), median("many", "gather")),
     Row("1000 pairs: connect", "s", ("many",), median("many", "connect"), ratio=1 / 2),
     Row("1000 pairs: memory of a pair", "KiB", ("many",), median("many", "kib"), ratio=1 / 2),
     Row("1000 pairs: idle CPU", "%", ("many",), median("many", "cpu"), ratio=1 / 2),
+    Row("simulator: CPU of 10 minutes", "s", ("simulator",), median("simulator", "seconds"), limit=0.3),
 ]
 
 
@@ -123,14 +145,15 @@ def rows_of(numbers: Numbers) -> list[Row]:
 def results(old: Numbers, new: Numbers) -> list[dict[str, object]]:
     found = []
     for row in rows_of(new):
-        before, now = row.value(old), row.value(new)
+        before = row.value(old) if all(case in old for case in row.cases) else None
+        now = row.value(new)
         found.append(
             {
                 "case": row.label,
                 "unit": row.unit,
                 "old": before,
                 "new": now,
-                "ratio": before / now if now else None,
+                "ratio": before / now if now and before is not None else None,
                 "reach": row.reach,
                 "reached": row.reached(before, now),
             }
@@ -143,7 +166,8 @@ def table(found: list[dict[str, object]]) -> str:
     marks = {True: "yes", False: "**no**", None: ""}
     for row in found:
         times = "" if row["ratio"] is None else f"{row['ratio']:.3g}"
-        cells = [f"{row['old']:.3g} {row['unit']}", f"{row['new']:.3g} {row['unit']}", times, str(row["reach"])]
+        before = "–" if row["old"] is None else f"{row['old']:.3g} {row['unit']}"
+        cells = [before, f"{row['new']:.3g} {row['unit']}", times, str(row["reach"])]
         reached = row["reached"]
         assert reached is None or isinstance(reached, bool)
         lines.append(f"| {row['case']} | {' | '.join(cells)} | {marks[reached]} |")
@@ -165,6 +189,10 @@ class Side(NamedTuple):
         numbers: dict[str, list[float]] = json.loads(self._output(*command))
         return numbers
 
+    def data(self, case: str, seconds: float) -> dict[str, list[float]]:
+        numbers: dict[str, list[float]] = json.loads(self._output(str(HERE / "data.py"), case, str(seconds)))
+        return numbers
+
     def _output(self, *arguments: str) -> str:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         if self.path is not None:
@@ -177,7 +205,16 @@ def old_python() -> str:
     python = OLD_VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         venv.create(OLD_VENV, with_pip=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"aioice=={OLD}"]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            f"aioice=={OLD}",
+            "uvloop",
+        ]
         subprocess.run(command, check=True)
     return str(python)
 
@@ -189,17 +226,29 @@ def measure(sides: tuple[Side, Side], names: list[str], quick: bool) -> tuple[Nu
         runs, rounds = (case.quick_runs, case.quick_rounds) if quick else (case.runs, case.rounds)
         print(f"{name}: {rounds} × {runs}", file=sys.stderr)
         for number in range(rounds):
-            for side, found in zip(sides, numbers, strict=True):
+            for side, found in list(zip(sides, numbers, strict=True))[case.ours_alone :]:
                 for key, values in side.run(name, runs, number * runs).items():
                     found.setdefault(name, {}).setdefault(key, []).extend(values)
     return numbers
 
 
+def measure_data(sides: tuple[Side, Side], groups: list[str], quick: bool) -> datagrams.Numbers:
+    """Bare sockets run on the interpreter of the old release, as nothing but it is needed."""
+    by_name = {datagrams.OLD: sides[0], datagrams.NEW: sides[1], datagrams.BARE: sides[0]}
+    numbers: datagrams.Numbers = {}
+    for group in groups:
+        print(f"{group}: {', '.join(datagrams.cases_of(group))}", file=sys.stderr)
+        numbers[group] = datagrams.measure(group, lambda side, case, time: by_name[side].data(case, time), quick)
+    return numbers
+
+
 def main() -> int:
+    names = [*CASES, *datagrams.GROUPS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer runs, for a first look")
-    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--only", nargs="+", choices=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results and all numbers there")
+    parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="draw them there; needs matplotlib")
     parser.add_argument("--check", action="store_true", help="end with 1 when a row misses what it has to reach")
     parser.add_argument("--new", metavar="PYTHON", help="the interpreter that imports this package")
     parser.add_argument("--old", metavar="PYTHON", help=f"the interpreter that imports aioice {OLD}")
@@ -209,11 +258,17 @@ def main() -> int:
     new = Side(options.new, None) if options.new else Side(old.python, str(ROOT / "src"))
     for side in (old, new):
         print(side.version().strip(), file=sys.stderr)
-    numbers = measure((old, new), options.only or list(CASES), options.quick)
-    found = results(*numbers)
+    wanted = options.only or names
+    numbers = measure((old, new), [name for name in wanted if name in CASES], options.quick)
+    data = measure_data((old, new), [name for name in wanted if name in datagrams.GROUPS], options.quick)
+    found = results(*numbers) + datagrams.results(data)
     print(table(found))
+    content = {"results": found, "old": numbers[0], "new": numbers[1], "data": data}
+    if options.plots:
+        import plots
+
+        plots.draw(content, options.plots)
     if options.json:
-        content = {"results": found, "old": numbers[0], "new": numbers[1]}
         options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return 1 if options.check and any(row["reached"] is False for row in found) else 0
 

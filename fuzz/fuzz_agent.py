@@ -18,7 +18,10 @@ from aioice.core.events import ConnectionClosed
 from aioice.core.gathering import StunServer, TurnServer
 from aioice.core.machine import (
     Close,
+    Connected,
+    CredentialsFetched,
     Done,
+    FetchCredentials,
     LinkClosed,
     Notify,
     Opened,
@@ -50,6 +53,13 @@ CANDIDATES = [
     "5 1 tcp 2105524479 192.0.2.3 9 typ host tcptype active",
     "6 1 udp 1 2001:DB8:0::1 9 typ relay ufrag othr",
 ]
+#: Beside one of each: over streams, by name, with credentials to be fetched and with none.
+SERVERS = (
+    StunServer(*STUN),
+    TurnServer(*TURN, transport="tcp", tls=True, source=0),
+    TurnServer("turn.example", 3478, source=0),
+    TurnServer("2001:db8::1", 9),
+)
 #: So many outputs after one input are a loop that never ends.
 LIVELOCK = 3000
 
@@ -75,12 +85,14 @@ class Runner:
             lite=lite,
             stun_server=StunServer("stun.example", 3478) if servers else None,
             turn_server=TurnServer(*TURN, username="user", password="secret") if servers else None,
+            servers=SERVERS if servers else (),
         )
         self.agent = Agent(config, Random(1).randbytes, "locl", LOCAL_PASSWORD)
         #: Links that are open, and those that are being opened.
         self.links: list[int] = []
         self.opening: list[int] = []
         self.queries: list[int] = []
+        self.fetches: list[int] = []
         #: Requests that left: transaction id, link and peer.
         self.asked: list[tuple[bytes, int, tuple[str, int]]] = []
         self.outputs: list[Output] = []
@@ -103,6 +115,8 @@ class Runner:
             self.opening.append(output.link)
         elif isinstance(output, Resolve):
             self.queries.append(output.query)
+        elif isinstance(output, FetchCredentials):
+            self.fetches.append(output.query)
         elif isinstance(output, Transmit):
             assert output.link in self.links, f"{output} on a link that is not open"
             self.asked.append((output.data[8:20], output.link, output.peer))
@@ -188,6 +202,48 @@ def _resolved(runner: Runner, choices: Choices) -> None:
     if runner.queries:
         addresses = choices.one_of([(), ("192.0.2.2",), ("2001:db8::1", "192.0.2.2")])
         runner.step(runner.agent.handle_report, Resolved(runner.queries.pop(), addresses))
+
+
+def _fetched(runner: Runner, choices: Choices) -> None:
+    if runner.fetches:
+        user = choices.one_of(["user", None])
+        expires = choices.one_of([None, 0.0, runner.now + 100])
+        report = CredentialsFetched(runner.fetches.pop(), user, user and "secret", expires, "no")
+        runner.step(runner.agent.handle_report, report)
+
+
+def _connected(runner: Runner, choices: Choices) -> None:
+    if runner.opening:
+        runner.step(runner.agent.handle_report, Connected(choices.one_of(runner.opening)))
+
+
+def _allocated(runner: Runner, choices: Choices) -> None:
+    """What a TURN server says that wants no credentials."""
+    if not runner.asked:
+        return
+    transaction_id, link, peer = choices.one_of(runner.asked[-8:])
+    attributes: dict[str, Any] = {
+        "LIFETIME": choices.one_of([0, 1, 600]),
+        "XOR-RELAYED-ADDRESS": choices.one_of([("192.0.2.9", 9), ("2001:db8::9", 9)]),
+        "XOR-MAPPED-ADDRESS": choices.one_of(PEERS),
+    }
+    message = Message(choices.one_of([Method.ALLOCATE, Method.REFRESH]), Class.RESPONSE, transaction_id, attributes)
+    if link in runner.links:
+        runner.step(runner.agent.handle_datagram, link, peer, bytes(message))
+
+
+def _redirected(runner: Runner, choices: Choices) -> None:
+    if not runner.asked:
+        return
+    transaction_id, link, peer = choices.one_of(runner.asked[-8:])
+    attributes: dict[str, Any] = {
+        "ERROR-CODE": (choices.one_of([300, 300, 437, 486]), "no"),
+        "ALTERNATE-SERVER": choices.one_of(PEERS),
+    }
+    method = choices.one_of([Method.ALLOCATE, Method.BINDING, Method.REFRESH])
+    if link in runner.links:
+        message = Message(method, Class.ERROR, transaction_id, attributes)
+        runner.step(runner.agent.handle_datagram, link, peer, bytes(message))
 
 
 def _send_failed(runner: Runner, choices: Choices) -> None:
@@ -281,6 +337,11 @@ ATTRIBUTES: dict[str, list[Any]] = {
     "ERROR-CODE": [(400, ""), (403, "no"), (420, ""), (487, ""), (500, "")],
 }
 ACTIONS: list[Callable[[Runner, Choices], None]] = [
+    _fetched,
+    _connected,
+    _allocated,
+    _allocated,
+    _redirected,
     _gather,
     _candidate,
     _candidate,

@@ -105,7 +105,8 @@ def _timers() -> int:
     return sum(not handle.cancelled() for handle in scheduled)
 
 
-def _holdings() -> tuple[int, set[asyncio.Task[Any]], int]:
+def holdings() -> tuple[int, set[asyncio.Task[Any]], int]:
+    """Descriptors, tasks and armed timers."""
     return len(os.listdir("/proc/self/fd")), asyncio.all_tasks(), _timers()
 
 
@@ -115,11 +116,11 @@ async def nothing_left() -> AsyncIterator[list[Connection]]:
 
     Connections that are put into the list must have nothing open either.
     """
-    before = _holdings()
+    before = holdings()
     connections: list[Connection] = []
     yield connections
     await turns()
-    assert _holdings() == before
+    assert holdings() == before
     for connection in connections:
         assert connection.state == "closed"
         assert not connection._protocols and not connection._nominated and not connection.local_candidates

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import errno
+import hashlib
+import random
 import socket
+from collections.abc import Callable
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import uvloop
 
 from aioice import Connection, ice
+from aioice.core.machine import Unroute
+from aioice.net import linux, sender
+from tests.net.support import NoReaders
 
 from .peers import HOST, PATIENCE, check_data, close, connect, gather, pair, signal, turns, until, use_hosts
 
@@ -212,3 +221,320 @@ async def test_strangers() -> None:
     await check_data(a, b)
     assert sum(a.dropped.values()) == 1003
     await close(a, b)
+
+
+# ----------------------------------------------------------------------------------------- the batch API, the callback
+
+
+async def test_send_nowait_and_many() -> None:
+    a, b = pair(components=2)
+    await connect(a, b)
+    assert a.send_nowait(b"one") is True
+    assert a.send_nowait(b"two", 2) is True
+    await a.send_many([b"three", bytearray(b"four"), memoryview(b"five")])
+    await a.send_many(iter([b"six"]), component=2)
+    await a.send_many([])
+    received = [await asyncio.wait_for(b.recvfrom(), PATIENCE) for _ in range(6)]
+    for component, expected in ((1, [b"one", b"three", b"four", b"five"]), (2, [b"two", b"six"])):
+        assert [data for data, number in received if number == component] == expected
+    await close(a, b)
+
+
+async def test_recv_many() -> None:
+    a, b = pair(components=2)
+    await connect(a, b)
+    waiting = asyncio.ensure_future(b.recv_many())
+    await turns()
+    sent = [bytes([number]) for number in range(100)]
+    await a.send_many(sent)
+    received = await asyncio.wait_for(waiting, PATIENCE)
+    while len(received) < 100:
+        more = await asyncio.wait_for(b.recv_many(7), PATIENCE)
+        assert 1 <= len(more) <= 7
+        received += more
+    assert received == sent
+    with pytest.raises(ValueError):
+        await b.recv_many(0)
+    for component in (2, 1, 2):
+        await a.sendto(b"to %d" % component, component)
+        await until(lambda: b._queue._items)
+    assert await b.recv_many(1) == [b"to 2"]
+    await until(lambda: len(b._queue._items or ()) == 2)
+    assert await b.recv_many(9) == [b"to 1", b"to 2"]
+    await close(a, b)
+    with pytest.raises(ConnectionError):
+        await b.recv_many()
+
+
+async def test_receiver() -> None:
+    a, b = pair(components=2)
+    await connect(a, b)
+    await a.send(b"before")
+    await until(lambda: b._queue._items)
+    got: list[tuple[bytes, int]] = []
+    b.set_receiver(lambda data, component: got.append((data, component)))
+    assert got == [(b"before", 1)]
+    with pytest.raises(RuntimeError, match="set_receiver"):
+        await b.recv()
+    await a.sendto(b"two", 2)
+    await a.send_many([b"%d" % number for number in range(200)])
+    await until(lambda: len(got) == 202)
+    assert [data for data, component in got[1:] if component == 1] == [b"%d" % number for number in range(200)]
+    b.set_receiver(None)
+    waiting = asyncio.ensure_future(b.recv())
+    await turns()
+    with pytest.raises(RuntimeError, match="waiting"):
+        b.set_receiver(print)
+    await a.send(b"after")
+    assert await asyncio.wait_for(waiting, PATIENCE) == b"after"
+    await close(a, b)
+
+
+async def test_receiver_that_raises_or_goes() -> None:
+    a, b = pair()
+    await connect(a, b)
+    heard: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context["message"]))
+    got: list[bytes] = []
+
+    def receiver(data: bytes, component: int) -> None:
+        got.append(data)
+        if data == b"go":
+            b.set_receiver(None)
+        raise RuntimeError(data)
+
+    b.set_receiver(receiver)
+    await a.send_many([b"a", b"b", b"go", b"c", b"d"])
+    await until(lambda: len(heard) == 3)
+    assert [await asyncio.wait_for(b.recv(), PATIENCE) for _ in range(2)] == [b"c", b"d"]
+    assert got == [b"a", b"b", b"go"] and len(heard) == 3
+    await close(a, b)
+    asyncio.get_running_loop().set_exception_handler(None)
+
+
+async def test_a_subclass_that_takes_the_data_itself() -> None:
+    class Taking(Connection):
+        def data_received(self, data: bytes, component: int) -> None:
+            super().data_received(data.upper(), component)
+
+    a, b = Connection(ice_controlling=True), Taking(ice_controlling=False)
+    await connect(a, b)
+    b.datagrams_received([b"one", b"two"], 1)
+    assert [await b.recv(), await b.recv()] == [b"ONE", b"TWO"]
+    await close(a, b)
+
+
+# ------------------------------------------------------------------------------------------------- many at a time
+
+
+async def test_what_is_sent_in_one_turn_arrives_in_order() -> None:
+    """Coalesced, cut again, and told from the checks that pass in between."""
+    a, b = pair(receive_buffer=1 << 26)
+    await connect(a, b)
+    source = random.Random(7)
+    sent, received = hashlib.sha256(), hashlib.sha256()
+    count = 100_000
+    arrived = 0
+    number = 0
+    while number < count:
+        burst = min(source.choice([1, 3, 20]), count - number)
+        size = source.randrange(1400)
+        for _ in range(burst):
+            data = source.randbytes(size if source.random() < 0.9 else source.randrange(1400))
+            sent.update(len(data).to_bytes(2, "big") + data)
+            await a.send(data)
+        number += burst
+        while arrived < number:
+            for data in await b.recv_many(1000):
+                received.update(len(data).to_bytes(2, "big") + data)
+                arrived += 1
+    assert received.digest() == sent.digest()
+    assert a.dropped == b.dropped == {}
+    await close(a, b)
+
+
+async def test_stun_in_a_batch_is_no_data() -> None:
+    """What was read together is cut before it is told apart."""
+    a, b = pair()
+    await connect(a, b)
+    peer = b._nominated[1]
+    protocol: Any = peer.protocol
+    # Of one size: data, a success response to nothing, something malformed, data whose fifth byte is that of STUN.
+    stun = bytes.fromhex("010100002112a442000102030405060708090a0b")
+    batch = [b"a" * 20, stun, stun[:3] + b"\4" + stun[4:], b"b" * 4 + b"\x21" + b"b" * 15, b"\x80" + stun[1:], b"end"]
+    protocol.batch_received(b"".join(batch), 20, peer.remote_addr)
+    assert await b.recv_many() == [batch[0], batch[3], batch[4], batch[5]]
+    assert b.dropped["malformed"] == 1
+    protocol.batch_received(b"".join(batch[:1] * 3), 20, ("127.0.0.1", 9))
+    assert b.dropped["data of a stranger"] == 3
+    # asyncio's own transports give the addresses of IPv6 in another form.
+    protocol.accepted["::1", 5] = 1
+    protocol.batch_received(b"onetwo", 3, ("::1", 5, 0, 0))
+    protocol.datagram_received(b"three", ("::1", 5, 0, 0))
+    assert await b.recv_many() == [b"one", b"two", b"three"]
+    await close(a, b)
+
+
+@pytest.mark.parametrize("many", [1, 5, 200])
+async def test_close_sends_what_was_accepted(many: int) -> None:
+    """DTLS and SCTP end so."""
+    a, b = pair()
+    await connect(a, b)
+    for number in range(many):
+        await a.send(b"%d" % number)
+    await a.close()
+    assert [await asyncio.wait_for(b.recv(), PATIENCE) for _ in range(many)] == [b"%d" % n for n in range(many)]
+    await b.close()
+
+
+async def test_expired_consent_discards_what_waits_and_a_restart_does_not() -> None:
+    """RFC 7675 §5.1."""
+    a, b = pair()
+    await connect(a, b)
+    for number in range(10):
+        await a.send(b"%d" % number)
+    a.restart()
+    received = [await asyncio.wait_for(b.recv(), PATIENCE) for _ in range(10)]
+    assert received == [b"%d" % number for number in range(10)]
+    await turns()
+    for number in range(10):
+        await a.send(b"%d" % number)
+    # As the agent says it when consent has expired.
+    a._unroute(Unroute(1))
+    await a.close()
+    await until(lambda: b._queue._items)
+    await turns()
+    assert len(b._queue._items or ()) < 10
+    await b.close()
+
+
+@pytest.mark.parametrize("data", [bytearray(b"data"), memoryview(b"xdata")[1:], array.array("I", [1, 2])])
+async def test_whatever_holds_bytes(data: Any) -> None:
+    """What the caller does with its buffer afterwards is of no matter."""
+    a, b = pair()
+    await connect(a, b)
+    sent = bytes(data)
+    for _ in range(4):
+        await a.send(data)
+    if isinstance(data, bytearray):
+        data[:] = b"gone"
+    assert [await asyncio.wait_for(b.recv(), PATIENCE) for _ in range(4)] == [sent] * 4
+    for wrong in (5, "text", None):
+        with pytest.raises(TypeError):
+            await a.send(wrong)  # type: ignore[arg-type]
+    await close(a, b)
+
+
+# -------------------------------------------------------------------------------------------------- back-pressure
+
+
+async def test_send_waits_while_the_socket_is_blocked() -> None:
+    a, b = pair(send_buffer=1000)
+    await connect(a, b)
+    transport: Any = a._nominated[1].protocol.transport
+    block(transport)
+    sent = 0
+    while a.send_nowait(bytes(100)):
+        sent += 1
+    assert 1000 // 100 < sent < 20
+    assert not a.send_nowait(b"x", 1)
+    sending = [asyncio.ensure_future(a.send(b"%d" % number)) for number in range(3)]
+    many = asyncio.ensure_future(a.send_many([b"many"] * 3))
+    cancelled = asyncio.ensure_future(a.send(b"never"))
+    await turns()
+    assert not any(task.done() for task in [*sending, many])
+    cancelled.cancel()
+    unblock(transport)
+    await asyncio.wait_for(asyncio.gather(*sending, many), PATIENCE)
+    received = [await asyncio.wait_for(b.recv(), PATIENCE) for _ in range(sent + 6)]
+    assert received == [bytes(100)] * sent + [b"0", b"1", b"2"] + [b"many"] * 3
+    await close(a, b)
+
+
+@pytest.mark.parametrize("end", ["close", "unroute"])
+async def test_who_waits_for_room_learns_of_the_end(end: str) -> None:
+    a, b = pair(send_buffer=100)
+    await connect(a, b)
+    transport: Any = a._nominated[1].protocol.transport
+    block(transport)
+    while a.send_nowait(bytes(100)):
+        pass
+    sending = asyncio.ensure_future(a.send(b"x"))
+    await turns()
+    if end == "close":
+        await a.close()
+    else:
+        a._unroute(Unroute(1))
+    with pytest.raises(ConnectionError, match="not connected"):
+        await asyncio.wait_for(sending, PATIENCE)
+    unblock(transport)
+    await close(a, b)
+
+
+async def test_drops_on_the_way_out_are_counted() -> None:
+    a, b = pair(send_buffer=1 << 30)
+    await connect(a, b)
+    transport: Any = a._nominated[1].protocol.transport
+    block(transport)
+    for _ in range(40):
+        await a.send(bytes(60000))
+    assert a.dropped["send queue full"] == 40 - sender.QUEUE_BYTES // 60000
+    transport.discard(a._nominated[1].remote_addr)
+    unblock(transport)
+    await check_data(a, b)
+    await close(a, b)
+    assert a.dropped["send queue full"] == 40 - sender.QUEUE_BYTES // 60000
+
+
+def block(transport: Any) -> None:
+    """As a full interface does it."""
+
+    def blocked(*args: Any) -> int:
+        raise BlockingIOError
+
+    transport._send = blocked
+    transport._batch_below = 0
+
+
+def unblock(transport: Any) -> None:
+    transport._send = transport._sock.sendto
+
+
+# ------------------------------------------------------------------------------------- other loops, other transports
+
+
+async def through_all_ways() -> None:
+    """Every verb, on whatever transport is below."""
+    a, b = pair()
+    await connect(a, b)
+    await check_data(a, b)
+    sent = [bytes([number]) * 50 for number in range(30)]
+    for data in sent[:10]:
+        await a.send(data)
+    await a.send_many(sent[10:20])
+    assert all(a.send_nowait(data) for data in sent[20:])
+    received: list[bytes] = []
+    while len(received) < 30:
+        received += await asyncio.wait_for(b.recv_many(), PATIENCE)
+    assert received == sent
+    with pytest.raises(ConnectionError) as caught:
+        await a.send_many([bytes(70000)])
+    assert caught.value.errno == errno.EMSGSIZE
+    got: list[bytes] = []
+    b.set_receiver(lambda data, component: got.append(data))
+    await a.send(b"bye")
+    await a.close()
+    await until(lambda: got)
+    assert got == [b"bye"]
+    await b.close()
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop, NoReaders])
+def test_on_every_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(through_all_ways(), 2 * PATIENCE))
+
+
+def test_with_batches_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linux, "HAS_OFFLOAD", False)
+    asyncio.run(through_all_ways())

@@ -27,7 +27,6 @@ CORE_RANKS = {
     "machine": 0,
     "events": 0,
     "deadlines": 0,
-    "stats": 0,
     "attributes": 1,
     "message": 1,
     "candidate": 1,
@@ -48,6 +47,7 @@ CORE_RANKS = {
     "consent": 3,
     "multicast": 3,
     "responder": 3,
+    "pseudonyms": 3,
     "connectivity": 4,
     "generation": 4,
     "accepting": 5,
@@ -58,7 +58,10 @@ CORE_RANKS = {
     "relays": 4,
     "sending": 5,
     "agent": 6,
-    "trace": 7,
+    "stats": 7,
+    "plain": 7,
+    "trace": 8,
+    "diagnosis": 9,
 }
 
 #: Time, randomness, input and output come into ``core`` from outside.

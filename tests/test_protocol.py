@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 
 from aioice import Candidate, Connection
 from aioice.ice import StunProtocol
 from aioice.net.stream import open_stream
+from aioice.protocol import ServerProtocol
 from tests.net.support import Recorder, closed_port, until
 from tests.peers import connect, gather, meet, signal
 
@@ -67,6 +69,53 @@ class TestProtocol:
     async def test_name(self) -> None:
         one, other = (StunProtocol(Connection(ice_controlling=True)) for _ in range(2))
         assert repr(one) == f"protocol({one.id})" != repr(other)
+
+
+class TestServerProtocol:
+    """What comes over a channel goes to the protocol of the relay; all else to the machine."""
+
+    SERVER, PEER = ("192.0.2.1", 3478), ("192.0.2.2", 7)
+
+    def protocol(self) -> tuple[ServerProtocol, Mock, Mock]:
+        connection, relay = Mock(spec=["_stun_received", "_link_lost", "_peer_unreachable"]), Mock()
+        protocol = ServerProtocol(connection, 5)
+        protocol.connection_made(Mock(spec=[]))
+        return protocol, connection, relay
+
+    def test_data(self) -> None:
+        protocol, connection, relay = self.protocol()
+        frame = b"\x40\x00\x00\x02hi\0\0"
+        protocol.datagram_received(frame, self.SERVER)
+        connection._stun_received.assert_called_once_with(5, self.SERVER, frame)
+        protocol.bind_channel(0x4000, relay, self.PEER, self.SERVER)
+        for address in (self.SERVER, (*self.SERVER, 0, 0)):
+            protocol.datagram_received(frame, address)
+        protocol.datagram_received(b"\x40\x00\x00\x00", self.SERVER)
+        expected = [call(b"hi", self.PEER), call(b"hi", self.PEER), call(b"", self.PEER)]
+        assert relay.datagram_received.mock_calls == expected
+        connection.reset_mock()
+        # Not from the server, not whole, of another channel, of one that is no more.
+        protocol.datagram_received(frame, self.PEER)
+        for odd in (b"", b"\x40", b"\x40\x00\x00", b"\x40\x00\x00\x03hi", b"\x40\x01\x00\x02hi"):
+            protocol.datagram_received(odd, self.SERVER)
+        protocol.unbind_channel(0x4000)
+        protocol.datagram_received(frame, self.SERVER)
+        assert len(connection._stun_received.mock_calls) == 7
+        assert relay.datagram_received.mock_calls == expected
+
+    def test_pauses(self) -> None:
+        protocol, _, relay = self.protocol()
+        protocol.pause_writing()
+        protocol.resume_writing()
+        protocol.bind_channel(0x4000, relay, self.PEER, self.SERVER)
+        assert relay.mock_calls == []
+        protocol.pause_writing()
+        protocol.resume_writing()
+        protocol.pause_writing()
+        protocol.unbind_channel(0x4000)
+        protocol.bind_channel(0x4000, relay, self.PEER, self.SERVER)
+        told = [name for name, _, _ in relay.mock_calls]
+        assert told == ["pause_writing", "resume_writing"] * 2 + ["pause_writing"]
 
 
 async def test_the_peer_before_a_restart_is_a_stranger() -> None:

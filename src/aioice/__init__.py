@@ -8,7 +8,7 @@ from . import candidate, ice, stun, utils
 from .ice import Candidate, Connection, ConnectionClosed, ConnectionState, TransportPolicy
 
 if TYPE_CHECKING:
-    from . import mdns, turn
+    from . import mdns, trace, turn
     from .core.servers import ServerReport, ServerVerdict
     from .policy import AddressRewrite
     from .servers import IceServer, ephemeral_credentials
@@ -28,6 +28,7 @@ __all__ = [
     "ice",
     "mdns",
     "stun",
+    "trace",
     "turn",
     "utils",
 ]
@@ -47,8 +48,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """``aioice.mdns``, ``aioice.turn`` and what stands in :data:`_LAZY`."""
-    if name in ("mdns", "turn"):
+    """``aioice.mdns``, ``aioice.trace``, ``aioice.turn`` and what stands in :data:`_LAZY`."""
+    if name in ("mdns", "trace", "turn"):
         return import_module(f"{__name__}.{name}")
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

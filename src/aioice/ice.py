@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
+    from .core.diagnosis import Finding
     from .core.machine import Address, Output
     from .core.servers import ServerReport
     from .mdns import Publication
@@ -211,6 +212,8 @@ class Connection:
     :param patience: Seconds from :meth:`connect` before failure is declared (RFC 8863 §4); the time-out of a
         transaction if `None`.
     :param ssl_context: For TURN over TLS, in place of the system's trust.
+    :param trace: Record the session (:mod:`aioice.trace`): the path of a new file, or a function that gets each event.
+    :param trace_hide_addresses: Whether hosts have pseudonyms in the trace, too.
     :param interfaces: The interfaces whose addresses are used for host candidates, all if `None`: names, which may be
         patterns (``["eth0", "wl*"]``), or a function that takes a name and tells (``lambda name: name != "docker0"``).
     :param addresses: The addresses used for host candidates, all if `None`: IP addresses and networks
@@ -232,6 +235,7 @@ class Connection:
         comes on top is dropped and counted. 4 MiB if `None`.
     :param send_buffer: Bytes that wait while a socket is blocked, before :meth:`send` waits too. 256 KiB if `None`.
     :raises ValueError: for credentials or numbers that cannot be used.
+    :raises OSError: when the trace cannot be written.
     """
 
     # Thousands of connections live in one process; the dictionary is there for what programs hang on them.
@@ -306,6 +310,8 @@ class Connection:
         relay_patience: float = RELAY_PATIENCE,
         patience: float | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        trace: str | os.PathLike[str] | Callable[[dict[str, Any]], object] | None = None,
+        trace_hide_addresses: bool = False,
         interfaces: Interfaces | None = None,
         addresses: Addresses | None = None,
         include_loopback: bool = False,
@@ -384,7 +390,11 @@ class Connection:
             patience=patience,
             **more,
         )
-        self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
+        told = os.environ.get("AIOICE_TRACE") if trace is None else None
+        if trace is None and not told:
+            self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
+        else:
+            self._agent = self._recorded_agent(trace, told, trace_hide_addresses)
         self._driver: Driver | None = None
         #: The pair in use of each component; there from the first valid pair on, replaced by the nominated one.
         self._nominated: dict[int, CandidatePair] = {}
@@ -407,6 +417,15 @@ class Connection:
         self._dropped: Mapping[str, int] = NOTHING
         self._state_waiters: tuple[asyncio.Future[None], ...] = ()
         self._listeners = Listeners()
+
+    def _recorded_agent(self, trace: Any, told: str | None, hide_addresses: bool) -> Agent:
+        from . import trace as tracing
+
+        values = (self._config, self._local_username, self._local_password, _tunables())
+        if trace is not None:
+            return tracing.record(trace, *values, hide_addresses=hide_addresses, dropped=self._dropped_outside)
+        agent = tracing.record_as_told(told or "", *values, dropped=self._dropped_outside)
+        return Agent(self._config, os.urandom, *values[1:]) if agent is None else agent
 
     # ------------------------------------------------------------------------------------------------------- attributes
 
@@ -467,6 +486,49 @@ class Connection:
         if self._queue.dropped:
             drops["receive queue full"] = self._queue.dropped
         return dict(drops)
+
+    def get_stats(self) -> dict[str, dict[str, Any]]:
+        """Statistics by the names and shapes of W3C's webrtc-stats, by id: a snapshot, made when it is asked for.
+
+        There are ``local-candidate``, ``remote-candidate`` and ``candidate-pair`` objects, and one ``transport`` for
+        each component. Times are in seconds, timestamps in milliseconds since 1970; bytes and packets are the
+        application's. Those of a pair are of its local base, and told of the pair in use alone; a transport that the
+        application opened itself does not count what it sends. ``droppedByReason`` is :attr:`dropped`.
+        """
+        import time
+
+        from .core.stats import Traffic, collect
+
+        traffic = {
+            protocol.link: Traffic.counted(
+                protocol.local_candidate.component,
+                getattr(protocol.transport, "sent", None),
+                protocol.received,
+            )
+            for protocol in self._protocols
+            if protocol.link is not None
+        }
+        return collect(self._agent, 1000 * time.time(), traffic, self.dropped)
+
+    @property
+    def diagnosis(self) -> list[Finding]:
+        """Why the connection failed, was lost or was slow, the weightiest finding first; empty if all is well.
+
+        It is made when it is asked for, at any time; ``docs/diagnosis.md`` lists what there is.
+        """
+        from .core.diagnosis import examine
+
+        stall = 0.0 if self._driver is None else self._driver.late
+        return examine(self._agent, reason=self._failure, stall=stall, dropped=self._dropped_outside())
+
+    def _dropped_outside(self) -> dict[str, int]:
+        """What never came to the agent."""
+        return {why: number for why, number in self.dropped.items() if why not in self._agent.drops}
+
+    def _told_failure(self) -> str:
+        """The reason, and the first finding where it says more."""
+        first = next(iter(self.diagnosis), None) if self.state is ConnectionState.FAILED else None
+        return self._failure if first is None or first.cause in self._failure else f"{self._failure} ({first.cause})"
 
     # -------------------------------------------------------------------------------------------------------- gathering
 
@@ -690,7 +752,7 @@ class Connection:
         of the remote candidates, and not before a transaction's time-out has passed (RFC 8863 §4).
 
         :raises ConnectionError: when gathering has not been started, credentials are missing, no pair works, both
-            agents are lite or the connection is closed.
+            agents are lite or the connection is closed; it says why, and :attr:`diagnosis` says more.
         """
         if self._closed:
             raise ConnectionError("Cannot connect, the connection is closed")
@@ -710,7 +772,7 @@ class Connection:
         driver.do(self._agent.connect, self.remote_username, self.remote_password, self.remote_is_lite)
         while self.state not in _LIVE:
             if self._closed or self.state is ConnectionState.FAILED:
-                raise ConnectionError(f"ICE negotiation failed: {self._failure}")
+                raise ConnectionError(f"ICE negotiation failed: {self._told_failure()}")
             waiter = driver.loop.create_future()
             self._state_waiters += (waiter,)
             try:
@@ -797,13 +859,14 @@ class Connection:
 
         :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
         """
-        data = self._queue.pop()
+        queue = self._queue
+        data = queue.pop()
         if data is None:
-            waiter = self._waiter()
+            waiter = queue.waiter() if self._nominated and self._receiver is None else self._waiter()
             try:
                 data, _ = await waiter
             except asyncio.CancelledError:
-                self._queue.give_up(waiter)
+                queue.give_up(waiter)
                 raise
         return data
 
@@ -967,7 +1030,7 @@ class Connection:
             self._queue.put_many(datagrams, component)
             return
         for data in datagrams:
-            self.data_received(data, component)
+            self._hand_over(self.data_received, data, component)
 
     def _hand_over(self, receiver: Callable[[bytes, int], object], data: bytes, component: int) -> None:
         try:

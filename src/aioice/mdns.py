@@ -25,6 +25,8 @@ from .net.udp import own_network
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .net.udp import OwnNetwork
+
 __all__ = [
     "MDNS_ADDRESS",
     "MDNS_PORT",
@@ -80,6 +82,7 @@ class MDnsProtocol:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._network = own_network(self._loop)
         self._machine = Multicast()
         self._links: dict[_Place, _Link] = {}
         self._numbers = 0
@@ -176,7 +179,8 @@ class MDnsProtocol:
             if self._closed or (self._links and self._scanned is not None and now < self._scanned + RESCAN_INTERVAL):
                 return
             self._scanned = now
-            places = _places()
+            with self._network or contextlib.nullcontext():
+                places = _places()
             for place, link in list(self._links.items()):
                 if place not in places and place != _DEFAULT_PLACE:
                     link.close()
@@ -202,11 +206,10 @@ class MDnsProtocol:
         return error
 
     def _open_socket(self, place: _Place) -> Any:
-        network = own_network(self._loop)
-        if network is None:
+        if self._network is None:
             return _open_socket(place)
         group, port = GROUP_IPV4 if place[0] == socket.AF_INET else GROUP_IPV6
-        return network.open_multicast(group, port, place[1] or place[2])
+        return self._network.open_multicast(group, port, place[1] or place[2])
 
     async def _open_link(self, place: _Place, sock: Any) -> None:
         self._numbers += 1
@@ -332,7 +335,7 @@ def _join_ipv6(sock: socket.socket, index: int) -> None:
 
 
 class _Shared:
-    """What the users of one loop share."""
+    """What the users of one loop share; of one computer, where a loop has several."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -348,17 +351,18 @@ class _Shared:
         return protocol
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop | OwnNetwork, _Shared] = WeakKeyDictionary()
 _shared_lock = threading.Lock()
 
 
 def _shared_on_this_loop() -> _Shared:
     loop = asyncio.get_running_loop()
+    place = own_network(loop) or loop
     with _shared_lock:
         # A loop that was closed before its users let go is held by its own entry.
         for other in [other for other in _shared if other.is_closed()]:
             del _shared[other]
-        return _shared.setdefault(loop, _Shared())
+        return _shared.setdefault(place, _Shared())
 
 
 async def get_mdns_protocol(subscriber: object) -> MDnsProtocol:

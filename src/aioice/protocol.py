@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import stun
 from .core.demux import CHANNEL_HEADER_SIZE, MAGIC_COOKIE
+from .net.sender import DATAGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,7 @@ class StunProtocol(asyncio.DatagramProtocol):
         "accepted",
         "dropped",
         "paused",
+        "received",
         "_writers",
         "_closed",
         "_lost",
@@ -58,6 +60,8 @@ class StunProtocol(asyncio.DatagramProtocol):
         self.dropped: dict[str, int] = {}
         #: Whether the transport has more to send than it should.
         self.paused = False
+        #: Application data that was taken: datagrams and bytes, as in :data:`~aioice.net.sender.DATAGRAM`.
+        self.received = 0
         self._writers: list[asyncio.Future[None]] | None = None
         self._closed: asyncio.Future[None] | None = None
         self._lost = False
@@ -78,6 +82,7 @@ class StunProtocol(asyncio.DatagramProtocol):
             if component is None:
                 self._drop("data of a stranger")
                 return
+        self.received += DATAGRAM + len(data)
         self.receiver.data_received(data, component)  # type: ignore[arg-type]
 
     def batch_received(self, data: bytes, size: int, addr: tuple[Any, ...]) -> None:
@@ -89,10 +94,16 @@ class StunProtocol(asyncio.DatagramProtocol):
             # One look at the fifth byte of all of them: none is STUN.
             many: Callable[[list[bytes], int], object] | None = getattr(self.receiver, "datagrams_received", None)
             if many is not None:
+                self.received += DATAGRAM * len(datagrams) + len(data)
                 many(datagrams, component)
                 return
         for datagram in datagrams:
-            self.datagram_received(datagram, peer)
+            try:
+                self.datagram_received(datagram, peer)
+            except Exception as exc:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "aioice: exception in the receiver of a datagram", "exception": exc, "protocol": self}
+                )
 
     def _stun_received(self, data: bytes, peer: Address) -> None:
         transaction = self.transactions.get(data[8:20]) if self.transactions else None

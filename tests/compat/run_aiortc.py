@@ -16,12 +16,16 @@ from pathlib import Path
 
 from suite import Environment, download
 
+#: Two peer connections in the simulator, our own test.
+SIMULATED = "test_simulated.py"
+
 TESTS = (
     "test_rtcicetransport.py",
     "test_rtcpeerconnection.py",
     "test_rtcsctptransport.py",
     "test_rtcdtlstransport.py",
     "test_ortc.py",
+    SIMULATED,
 )
 
 
@@ -33,6 +37,7 @@ def main(arguments: list[str]) -> int:
     print(f"{name} {version}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(sdist / "tests", Path(directory, "tests"))
+        shutil.copy(Path(__file__).with_name("simulated_aiortc.py"), Path(directory, "tests", SIMULATED))
         return environment.run_pytest(Path(directory), [*(f"tests/{test}" for test in TESTS), *arguments], 2)
 
 

@@ -8,6 +8,7 @@ from aioice.core.machine import (
     Connected,
     CredentialsFetched,
     FetchCredentials,
+    LinkClosed,
     OpenFailed,
     Reason,
     Resolve,
@@ -191,6 +192,13 @@ class TestPace:
         scene.run(0.5)
         assert [t.peer for when, t in scene.sent if when == 100.5] == [STUN]
         assert scene.verdicts == ["answered", "not needed", "pending"]
+
+    def test_nothing_starts_on_a_socket_that_is_gone(self) -> None:
+        scene = Scene(STUN, ta=0.5).gather(HOST, OTHER)
+        scene.report(LinkClosed(2, Reason.OTHER, "interface gone"))
+        scene.run(5.0)
+        assert {t.link for _, t in scene.sent} == {1}
+        assert scene.verdicts == ["pending", "failed"]
 
     def test_nothing_starts_after_the_end(self) -> None:
         scene = Scene(STUN, ta=0.5).gather(HOST, OTHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.candidate import candidate_foundation
-from aioice.core.gathering import BaseLost, Found, RelayRefused
+from aioice.core.gathering import BaseLost, Found
 from aioice.core.machine import (
     Close,
     Deliver,
@@ -19,6 +19,7 @@ from aioice.core.machine import (
     Resolved,
 )
 from aioice.core.message import Class, Message, Method, parse_message
+from aioice.core.servers import RelayRefused
 from tests.core.gather_scene import (
     HOST,
     MAPPED,

@@ -7,10 +7,10 @@ import pytest
 from aioice.core.allocation import State
 from aioice.core.deadlines import PORTION
 from aioice.core.demux import CHANNEL_MAX, CHANNEL_MIN
-from aioice.core.machine import Deliver
+from aioice.core.machine import ChannelBound, ChannelUnbound, Deliver
 from aioice.core.message import Message, Method
 from aioice.core.peers import CHANNEL_COOL_DOWN, CHANNEL_LIFETIME, RETRY_REFUSED, PeerRefused, Permitted
-from tests.core.allocation_scene import CHECK, PEER, RELAY, bound, hosts, ready
+from tests.core.allocation_scene import CHECK, LINK, PEER, RELAY, SERVER, bound, hosts, ready
 
 
 class TestPermission:
@@ -412,3 +412,64 @@ class TestChannel:
             scene.run(1)
         times = [seen.when for seen in scene.requests(Method.CHANNEL_BIND)]
         assert times[0] - 100 == pytest.approx(distance, abs=1)
+
+
+class TestWayPastTheMachine:
+    """Which channel a peer is bound to is told, so that data need not pass us; what we do not see we learn in time."""
+
+    TOLD = ChannelBound(RELAY, PEER, CHANNEL_MIN, LINK, SERVER)
+    TAKEN_BACK = ChannelUnbound(RELAY, PEER)
+
+    def test_told_when_the_server_has_confirmed(self) -> None:
+        scene = ready()
+        scene.delay = 0.05
+        scene.send(b"one")
+        assert scene.channels == []
+        scene.run(0.06)
+        assert scene.channels == [self.TOLD]
+
+    def test_taken_back_when_it_has_to_be_renewed_and_then_the_next_packet_out_renews_it(self) -> None:
+        scene = bound()
+        scene.run(499)
+        assert scene.channels == [self.TOLD]
+        scene.run(2)
+        assert scene.channels == [self.TOLD, self.TAKEN_BACK]
+        assert scene.requests(Method.CHANNEL_BIND) == []
+        scene.send(b"data")
+        assert scene.methods()[-2:] == ["CHANNEL_BIND", "channel"]
+        scene.settle()
+        assert scene.channels == [self.TOLD, self.TAKEN_BACK, self.TOLD]
+
+    def test_and_so_does_the_next_one_in(self) -> None:
+        scene = bound()
+        scene.run(501)
+        scene.receive(b"\x40\x00\x00\x02in")
+        scene.settle()
+        assert scene.take(Deliver) == [Deliver(RELAY, PEER, b"in")]
+        assert len(scene.requests(Method.CHANNEL_BIND)) == 1
+        assert scene.channels == [self.TOLD, self.TAKEN_BACK, self.TOLD]
+
+    def test_not_after_the_channel_has_lapsed(self) -> None:
+        scene = bound()
+        scene.run(CHANNEL_LIFETIME + 1)
+        scene.receive(b"\x40\x00\x00\x02in")
+        assert scene.requests(Method.CHANNEL_BIND) == []
+        assert scene.channels == [self.TOLD, self.TAKEN_BACK]
+
+    def test_taken_back_while_it_is_renewed(self) -> None:
+        scene = bound()
+        scene.send(b"data")
+        scene.delay = 0.05
+        scene.run(500)
+        assert scene.channels == [self.TOLD, self.TAKEN_BACK]
+        scene.send(b"data")
+        assert scene.methods()[-1] == "channel"
+        scene.run(0.1)
+        assert scene.channels == [self.TOLD, self.TAKEN_BACK, self.TOLD]
+
+    def test_not_told_again_while_renewals_fail(self) -> None:
+        scene = bound()
+        scene.send(b"data")
+        scene.server.refuse = {Method.CHANNEL_BIND: 403}
+        scene.run(550)
+        assert scene.channels == [self.TOLD, self.TAKEN_BACK]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aioice.core.gathering import BaseLost, Withdrawn
-from aioice.core.machine import Address, LinkClosed, OpenUdp, Reason, SendFailed, Transmit
+from aioice.core.machine import Address, LinkClosed, OpenUdp, Reason, SendFailed, Transmit, Tunables
 from aioice.core.message import Class, Message, Method, parse_message
 from aioice.core.servers import StunServer
 from tests.core.gather_scene import HOST, HOST6, MAPPED, OTHER, STUN, STUN6, Scene, stun_answer
@@ -32,6 +32,12 @@ def reflexive(scene: Scene) -> list[Address]:
 
 
 class TestAnswers:
+    def test_a_base_asks_once_however_often_it_is_gathered_for(self) -> None:
+        scene = Scene(STUN).gather(HOST).gather()
+        assert len(scene.queries) == 1
+        scene = Scene(STUN).gather(HOST).gather(OTHER)
+        assert [query.link for query in scene.queries] == [1, 2]
+
     def test_the_report(self) -> None:
         scene = Scene(STUN).gather(HOST).run(0.02)
         scene.answer(scene.queries[0])
@@ -106,6 +112,12 @@ class TestSilence:
         scene.run(40.0)
         (report,) = scene.reports
         assert (report.verdict, report.rtt) == ("timed out", None)
+
+    def test_tunables_that_change(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        scene.gatherer.tune(Tunables(retry_max=1, retry_rto=0.1))
+        scene.gather(HOST, OTHER).run(1.0)
+        assert [when - 100 for when, t in scene.sent if t.link == 3] == pytest.approx([0.0, 0.1])
 
     def test_nobody_is_there(self) -> None:
         scene = Scene(STUN).gather(HOST)
@@ -234,6 +246,12 @@ class TestHiddenHosts:
         host, candidate = scene.candidates
         assert (host.type, candidate.type) == ("host", "srflx")
         assert (candidate.related_address, candidate.related_port) == ("0.0.0.0", 9)
+
+    def test_the_base_is_shown_once(self) -> None:
+        scene = Scene(STUN, StunServer(*SECOND), types=frozenset(("srflx",))).gather(HOST)
+        for port, (_, query) in enumerate(scene.sent[:]):
+            scene.answer(query, (MAPPED[0], 40000 + port))
+        assert [c.type for c in scene.candidates] == ["host", "srflx", "srflx"]
 
     def test_no_sockets_for_relays_alone(self) -> None:
         scene = Scene(STUN, types=frozenset(("relay",))).gather(HOST)

@@ -10,6 +10,7 @@ from aioice.core.gathering import BaseLost
 from aioice.core.machine import (
     Address,
     Close,
+    Connected,
     CredentialsFetched,
     FetchCredentials,
     LinkClosed,
@@ -607,12 +608,31 @@ class TestPeers:
         scene.drain()
         assert scene.take(RelayUnreachable) == [RelayUnreachable(2, PEER, Reason.REFUSED)]
 
+    def test_a_relay_that_may_have_been_forgotten(self) -> None:
+        scene = Scene(None, TURN_SERVER).gather().run(60.0)
+        scene.gatherer.probe(scene.now, 99)
+        scene.gatherer.probe(scene.now, 2)
+        scene.drain()
+        assert len(scene.asked(Method.REFRESH)) == 1
+        before = len(scene.outputs)
+        Scene().gather(HOST).gatherer.probe(scene.now, 1)
+        assert len(scene.outputs) == before
+
+    def test_data_before_there_is_a_relay(self) -> None:
+        scene = silent_scene(TURN_SERVER).gather()
+        scene.gatherer.handle_datagram(scene.now, 1, TURN, b"\x40\0\0\4data")
+        scene.drain()
+        assert scene.verdicts == ["pending"]
+
     def test_strange_links(self) -> None:
         scene = Scene(None, TURN_SERVER).gather()
         before = len(scene.outputs)
         scene.gatherer.relay(scene.now, 99, PEER, b"x")
         scene.gatherer.handle_datagram(scene.now, 99, TURN, b"x")
         scene.report(LinkClosed(99, Reason.OTHER, ""))
+        scene.report(Connected(99))
+        scene.report(SendFailed(99, TURN, Reason.REFUSED))
+        scene.gatherer.handle_answer(scene.now, 99, TURN, Message(Method.BINDING, Class.RESPONSE, bytes(12)))
         assert len(scene.outputs) == before
 
     def test_tunables_reach_the_allocations(self) -> None:

@@ -93,3 +93,7 @@ class TestCandidates:
         scene.gatherer.interfaces = {HOST: "wan", OTHER: "lan"}
         scene.gather(HOST, OTHER)
         assert [c.host for c in scene.candidates] == [OUT, OTHER]
+
+    def test_not_where_such_candidates_are_not_wanted(self) -> None:
+        scene = Scene(rewrites=[AddressRewrite(OUT, add=True)], types=frozenset(("host",))).gather(HOST)
+        assert [c.type for c in scene.candidates] == ["host"]

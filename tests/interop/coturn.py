@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import ssl
 import subprocess
@@ -38,6 +39,7 @@ class Coturn:
         ip: str = "127.0.0.1",
         relay_ips: tuple[str, ...] = (),
         users: dict[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.ip = ip
         self._relay_ips = relay_ips or (ip,)
@@ -46,11 +48,11 @@ class Coturn:
         self._directory = tempfile.TemporaryDirectory(prefix="coturn-")
         self._process: subprocess.Popen[bytes] | None = None
         self._ca = trustme.CA()
-        certificate = self._ca.issue_cert("127.0.0.1", "::1", "localhost")
+        certificate = self._ca.issue_cert("127.0.0.1", "127.0.0.2", "::1", "localhost")
         certificate.private_key_and_cert_chain_pem.write_to_path(self._path("server.pem"))
-        with _free_port(ip) as port, _free_port(ip) as tls_port:
-            self.address = (ip, port)
-            self.tls_address = (ip, tls_port)
+        with _free_port(ip, port) as plain, _free_port(ip) as tls:
+            self.address = (ip, plain)
+            self.tls_address = (ip, tls)
 
     def __enter__(self) -> Coturn:
         try:
@@ -69,8 +71,11 @@ class Coturn:
     def client_context(self) -> ssl.SSLContext:
         """What a client needs to trust this server."""
         context = ssl.create_default_context()
-        self._ca.configure_trust(context)
+        self.trust(context)
         return context
+
+    def trust(self, context: ssl.SSLContext) -> None:
+        self._ca.configure_trust(context)
 
     def log(self) -> str:
         """What the server said."""
@@ -91,6 +96,22 @@ class Coturn:
         if process is not None:
             process.kill()
             process.wait(_PATIENCE)
+
+    def restart(self, *options: str) -> None:
+        """On the same ports, with more options."""
+        self.stop()
+        self._options += options
+        self.start()
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """The server is there and does nothing until the end of the block."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def _path(self, name: str) -> Path:
         return Path(self._directory.name) / name
@@ -150,14 +171,14 @@ def _family(ip: str) -> socket.AddressFamily:
 
 
 @contextlib.contextmanager
-def _free_port(ip: str) -> Iterator[int]:
+def _free_port(ip: str, wanted: int = 0) -> Iterator[int]:
     """A port that is free for UDP and TCP; held until the end so that the next one is another."""
     while True:
         with (
             socket.socket(_family(ip), socket.SOCK_STREAM) as tcp,
             socket.socket(_family(ip), socket.SOCK_DGRAM) as udp,
         ):
-            tcp.bind((ip, 0))
+            tcp.bind((ip, wanted))
             port = tcp.getsockname()[1]
             try:
                 udp.bind((ip, port))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -142,3 +143,40 @@ async def test_stun_server(coturn: Coturn) -> None:
     await connect(a, b)
     assert [candidate.type for candidate in [*a.local_candidates, *b.local_candidates]] == ["host", "host"]
     await close(a, b)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_data_does_not_pass_the_machine(coturn: Coturn, way: str) -> None:
+    """Once a channel is bound: neither out nor in, by whatever verb."""
+    a, b = relayed(coturn, way, controlling=True), Connection(False)
+    await connect(a, b)
+    protocol: Any = a._nominated[1].protocol
+    async with asyncio.timeout(PATIENCE):
+        while not protocol.transport._channels:
+            await check_data(a, b)
+    assert a._driver is not None
+    passed: list[Any] = []
+    a._driver.relay_send = lambda *args: passed.append(args)
+    received_by_machine = a._stun_received
+
+    def watched(link: int, peer: Any, data: bytes) -> None:
+        if data[0] >= 0x40:
+            passed.append(data)
+        received_by_machine(link, peer, data)
+
+    a._stun_received = watched  # type: ignore[method-assign]
+    sent = [b"%d" % number * 100 for number in range(40)]
+    for one, other in ((a, b), (b, a)):
+        for data in sent[:20]:
+            await one.send(data)
+        await one.send_many(sent[20:])
+        received: list[bytes] = []
+        while len(received) < 40:
+            received += await asyncio.wait_for(other.recv_many(), PATIENCE)
+        assert received == sent
+    assert passed == []
+    # What is accepted is sent before the relay goes.
+    await a.send(b"bye")
+    await a.close()
+    assert await asyncio.wait_for(b.recv(), PATIENCE) == b"bye"
+    await b.close()

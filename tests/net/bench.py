@@ -72,11 +72,15 @@ class Wire(asyncio.DatagramTransport):
         self.log = log
         self.name = name
         self.failure: Exception | None = None
+        self.protocol: Any = None
         #: Of a stream: learns of its end.
         self.stream: asyncio.DatagramProtocol | None = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("2001:db8::5", 5000, 0, 0) if name == "sockname" else default
+
+    def get_protocol(self) -> Any:
+        return self.protocol
 
     def sendto(self, data: Any, addr: Any = None) -> None:
         if self.failure is not None:

@@ -12,6 +12,8 @@ from aioice.core.candidate import Candidate
 from aioice.core.demux import MAX_DATA
 from aioice.core.machine import (
     Accept,
+    ChannelBound,
+    ChannelUnbound,
     Close,
     Deliver,
     Done,
@@ -274,6 +276,76 @@ async def test_relay() -> None:
     assert len(bench.machine.relayed) == 2
     await turns()
     assert bench.made[2].lost == [None]
+
+
+class Forwarder(Recorder):
+    """On the link to a server: is told what to do with the data of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels: dict[int, Any] = {}
+
+    def bind_channel(self, number: int, relay: Any, peer: Any, server: Any) -> None:
+        self.channels[number] = (relay, peer, server)
+
+    def unbind_channel(self, number: int) -> None:
+        del self.channels[number]
+
+
+SERVER = ("192.0.2.9", 3478)
+
+
+async def test_data_over_a_channel_does_not_pass_the_machine() -> None:
+    bench = Bench()
+    forwarder: Any = Forwarder()
+    bench.say(OpenUdp(1, "::"), OpenRelay(2, ("192.0.2.9", 50000), ("198.51.100.1", 1)))
+    bench.say(ChannelBound(2, PEER, 0x4000, 1, SERVER))
+    wire: Any = bench.driver.links[1]
+    wire.protocol = forwarder
+    bench.say(ChannelBound(2, PEER, 0x4001, 1, SERVER))
+    assert forwarder.channels == {0x4001: (bench.made[2], PEER, SERVER)}
+    relay: Any = bench.driver.links[2]
+    relay.sendto(b"one", PEER)
+    relay.send_soon(b"", PEER)
+    assert relay.send_many([b"three", b"4"], PEER) == 2
+    frames = [b"\x40\x01\x00\x03one", b"\x40\x01\x00\x00", b"\x40\x01\x00\x05three", b"\x40\x01\x00\x014"]
+    assert bench.host.log == [("send", "::", frame, SERVER) for frame in frames]
+    relay.discard(PEER)
+    assert bench.machine.relayed == []
+    other = ("192.0.2.1", 8)
+    relay.send_soon(b"other", other)
+    assert relay.send_many([b"another", b"later"], other) == 1
+    relay.discard(other)
+    assert [data for _, _, data in bench.machine.relayed] == [b"other", b"another"]
+    for send in (relay.send_soon, lambda data, addr: relay.send_many([data], addr)):
+        with pytest.raises(OSError):
+            send(bytes(MAX_DATA + 1), PEER)
+    bench.say(ChannelUnbound(2, PEER), ChannelUnbound(2, PEER), ChannelUnbound(7, PEER))
+    assert forwarder.channels == {}
+    relay.sendto(b"again", PEER)
+    assert bench.machine.relayed[-1] == (2, PEER, b"again")
+    bench.say(ChannelBound(2, PEER, 0x4000, 1, SERVER), ChannelBound(2, PEER, 0x4002, 9, SERVER))
+    bench.say(ChannelBound(9, PEER, 0x4002, 1, SERVER))
+    bench.say(Close(2))
+    assert forwarder.channels == {}
+
+
+async def test_a_channel_over_what_gathers() -> None:
+    """Beside asyncio's own methods."""
+    bench = Bench()
+    bench.say(OpenUdp(1, "::"), OpenRelay(2, ("192.0.2.9", 50000), ("198.51.100.1", 1)))
+    wire: Any = bench.driver.links[1]
+    wire.gathers = True
+    wire.send_soon = lambda data, addr: wire.log.append(("soon", data))
+    wire.send_many = lambda frames, addr: wire.log.append(("many", frames)) or 1
+    wire.discard = lambda addr: wire.log.append(("discard", addr))
+    bench.say(ChannelBound(2, PEER, 0x4000, 1, SERVER))
+    relay: Any = bench.driver.links[2]
+    relay.send_soon(b"x", PEER)
+    assert relay.send_many([b"y", b"z"], PEER) == 1
+    relay.discard(PEER)
+    frames = [b"\x40\x00\x00\x01y", b"\x40\x00\x00\x01z"]
+    assert bench.host.log == [("soon", b"\x40\x00\x00\x01x"), ("many", frames), ("discard", SERVER)]
 
 
 async def test_relay_of_a_machine_that_has_none() -> None:

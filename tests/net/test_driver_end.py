@@ -65,9 +65,18 @@ async def test_the_timer_is_waited_for() -> None:
 
 async def test_not_for_ever() -> None:
     bench = Bench()
-    await opened_stream(bench)
+    bench.driver.do(bench.machine.set_deadline, EVER)
     await bench.driver.wind_up(0)
     assert not bench.driver.idle
+    bench.driver.close()
+
+
+async def test_a_stream_is_not_left_open() -> None:
+    """The loop may end at once, and would warn."""
+    bench = Bench()
+    await opened_stream(bench)
+    await bench.driver.wind_up(0)
+    assert bench.driver.idle
 
 
 async def test_a_second_time() -> None:

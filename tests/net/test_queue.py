@@ -190,3 +190,55 @@ class TestEnd:
         waiting.put(b"a", 1)
         assert waiting.dropped == 1
         assert waiting.get_nowait() is None
+
+
+class TestMany:
+    async def test_as_one_by_one(self) -> None:
+        one, many = queue(10), queue(10)
+        for data in (b"1", b"2", b"3"):
+            one.put(data, 1)
+        many.put_many([b"1", b"2", b"3"], 1)
+        for waiting in (one, many):
+            assert waiting.pop_many(2) == [b"1", b"2"]
+            assert waiting.pop_many(5) == [b"3"]
+            assert waiting.pop_many(5) == [] and waiting.pop() is None
+
+    def test_what_finds_no_room_is_dropped_and_counted(self) -> None:
+        waiting = queue(3)
+        waiting.put_many([b"x"] * 5, 1)
+        assert waiting.dropped == 2
+        assert waiting.pop_many(9) == [b"x"] * 3
+        waiting.put_many([b"y"] * 3, 1)
+        assert waiting.dropped == 2
+        waiting.end("over", discard=False)
+        waiting.put_many([b"z"], 1)
+        assert waiting.dropped == 3
+
+    async def test_those_who_wait_get_the_first(self) -> None:
+        waiting = queue()
+        tasks = [await reader(waiting) for _ in range(2)]
+        tasks.append(await reader(waiting))
+        tasks[0].cancel()
+        waiting.put_many([b"1", b"2", b"3"], 1)
+        assert await asyncio.gather(*tasks[1:]) == [(b"1", 1), (b"2", 1)]
+        assert waiting.pop_many(9) == [b"3"]
+
+    def test_components(self) -> None:
+        waiting = queue()
+        waiting.put_many([b"1", b"2"], 1)
+        waiting.put_many([b"3", b"4"], 2)
+        waiting.put(b"5", 1)
+        assert [waiting.get_nowait() for _ in range(2)] == [(b"1", 1), (b"2", 1)]
+        assert waiting.pop_many(1) == [b"3"]
+        assert [waiting.get_nowait() for _ in range(3)] == [(b"4", 2), (b"5", 1), None]
+
+    @pytest.mark.parametrize("others", [[], [(b"0", 1)], [(b"0", 3)]])
+    async def test_a_datagram_that_is_put_back_keeps_its_component(self, others: list[tuple[bytes, int]]) -> None:
+        waiting = queue()
+        task = await reader(waiting)
+        waiting.put(b"a", 2)
+        for data, component in others:
+            waiting.put(data, component)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert [await waiting.get() for _ in range(1 + len(others))] == [(b"a", 2), *others]

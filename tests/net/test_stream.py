@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -240,6 +241,93 @@ def test_a_peer_that_does_not_read_gets_whole_frames_only(run: Run) -> None:
             frames = StreamFramer().feed(bytes(arrived))
             assert len(frames) == accepted + 1
             assert frames[-1] == message(4, 12345)
+
+    run(main())
+
+
+def test_frames_of_one_turn_leave_together_and_in_order(run: Run) -> None:
+    async def until_reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await echo(reader, writer)
+
+    async def main() -> None:
+        async with serving(until_reset) as peer:
+            protocol = Recorder()
+            link = await connect(protocol, peer)
+            writes: list[int] = []
+            under = link._stream
+
+            class Counted:
+                def write(self, data: bytes) -> None:
+                    writes.append(len(data))
+                    under.write(data)
+
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(under, name)
+
+            link._stream = Counted()  # type: ignore[assignment]
+            frames = [message(4, number) for number in range(10)]
+            for frame in frames[:6]:
+                link.send_soon(frame, peer)
+            assert writes == [24] and link.get_write_buffer_size() >= 5 * 24
+            link.sendto(frames[6])  # overtakes nothing
+            assert writes == [24, 5 * 24, 24]
+            assert link.send_many(frames[7:], peer) == 3
+            assert writes == [24, 5 * 24, 24, 3 * 24]
+            await until(lambda: len(protocol.received) == 10)
+            assert protocol.data == frames
+            for frame in frames[:3]:
+                link.send_soon(frame)
+            link.discard()
+            link.discard()
+            writes.clear()
+            big = [channel_data(bytes(30000)) for _ in range(8)]
+            for frame in big:
+                link.send_soon(frame)
+            assert max(writes) < stream.GATHERED + 40000
+            link.send_soon(channel_data(b"bye"))
+            link.close()
+            link.send_soon(b"late")
+            await until(lambda: protocol.lost)
+            assert sum(writes) == 8 * 30004 + 8
+
+    run(main())
+
+
+def test_a_peer_that_does_not_read_pauses_the_protocol(run: Run) -> None:
+    reading = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reading.wait()
+        while await reader.read(1 << 20):
+            pass
+
+    class Asked(Recorder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[str] = []
+
+        def pause_writing(self) -> None:
+            self.asked.append("pause")
+
+        def resume_writing(self) -> None:
+            self.asked.append("resume")
+
+    async def main() -> None:
+        async with serving(slow) as peer:
+            protocol = Asked()
+            link = await connect(protocol, peer)
+            link.set_write_buffer_limits(high=100_000)
+            while not protocol.asked:
+                link.send_soon(message(60000))
+                await asyncio.sleep(0)
+            assert link.get_write_buffer_size() < 300_000 and link.dropped == 0
+            while link.dropped < 3:
+                link.send_many([message(60000)] * 10)
+            reading.set()
+            await until(lambda: protocol.asked == ["pause", "resume"])
+            link.abort()
+            await until(lambda: protocol.lost)
 
     run(main())
 

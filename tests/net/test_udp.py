@@ -520,3 +520,148 @@ def test_endpoint_of_a_loop_that_has_none() -> None:
 
     with asyncio.Runner(loop_factory=Nothing) as runner:
         runner.run(main())
+
+
+class Batches(Recorder):
+    """Takes what came together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def batch_received(self, data: bytes, size: int, addr: Any) -> None:
+        self.sizes.append(size)
+        self.received += [(data[start : start + size], addr) for start in range(0, len(data), size)]
+
+
+@pytest.mark.skipif(not linux.HAS_OFFLOAD, reason="UDP_GRO is of Linux")
+class TestBatches:
+    @staticmethod
+    def receiver(protocol: Recorder, host: str = "127.0.0.1") -> tuple[UdpTransport, tuple[str, int]]:
+        transport = open_udp(asyncio.get_running_loop(), protocol, host)
+        return transport, transport.get_extra_info("sockname")[:2]
+
+    @staticmethod
+    async def flood(sender: UdpTransport, address: Any, protocol: Recorder) -> None:
+        """So much for a wake-up that the receiver reads in batches from then on."""
+        while protocol.transport._gro is None:
+            known = len(protocol.received)
+            for _ in range(2 * udp.READ_BATCH):
+                sender.sendto(b"flood", address)
+            await until(lambda: len(protocol.received) >= known + 2 * udp.READ_BATCH)  # noqa: B023
+        protocol.received.clear()
+
+    @pytest.mark.parametrize("kind", [Batches, Recorder])
+    @pytest.mark.parametrize("host", HOSTS)
+    def test_what_came_together_is_read_together(self, run: Run, host: str, kind: type[Recorder]) -> None:
+        async def main() -> None:
+            protocol = kind()
+            transport, address = self.receiver(protocol, host)
+            sender, _, source = opened(host)
+            await self.flood(sender, address, protocol)
+            sent = [*(number.to_bytes(2, "big") * 100 for number in range(150)), b"end", b"", b"single"]
+            sender.send_many(sent, address)
+            await until(lambda: len(protocol.received) == len(sent))
+            assert protocol.received == [(data, source) for data in sent]
+            if isinstance(protocol, Batches):
+                assert protocol.sizes == [200] * 3
+            transport.close()
+            sender.close()
+
+        run(main())
+
+    def test_few_for_a_wake_up_are_read_alone(self, run: Run) -> None:
+        async def main() -> None:
+            protocol = Batches()
+            transport, address = self.receiver(protocol)
+            sender, _, _ = opened()
+            for number in range(100):
+                sender.sendto(b"%d" % number, address)
+                await until(lambda: len(protocol.received) > number)  # noqa: B023
+            assert transport._gro is None and protocol.sizes == []
+            transport.close()
+            sender.close()
+
+        run(main())
+
+    def test_a_system_that_does_not_know_it(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(linux, "UDP_GRO", 0x7FFF)
+
+        async def main() -> None:
+            protocol = Batches()
+            transport, address = self.receiver(protocol)
+            sender, _, _ = opened()
+            await self.flood(sender, address, protocol)
+            assert transport._gro is False
+            sender.send_many([b"abc"] * 30, address)
+            await until(lambda: len(protocol.received) == 30)
+            assert protocol.sizes == []
+            transport.close()
+            sender.close()
+
+        run(main())
+
+    def test_exceptions_and_close_within_a_batch(self, run: Run) -> None:
+        class Choosy(Recorder):
+            def datagram_received(self, data: bytes, addr: Any) -> None:
+                super().datagram_received(data, addr)
+                if data == b"bad":
+                    raise RuntimeError(data)
+                if data == b"end":
+                    self.transport.close()
+
+        async def main() -> None:
+            protocol = Choosy()
+            transport, address = self.receiver(protocol)
+            sender, _, _ = opened()
+            await self.flood(sender, address, protocol)
+            sender.send_many([b"one", b"bad", b"two", b"end", b"six"], address)
+            await until(lambda: protocol.lost)
+            assert protocol.data == [b"one", b"bad", b"two", b"end"]
+            sender.close()
+
+        run(main(), complaints=1)
+
+    def test_batches_leave_turns_to_others(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Bounded by time: here, after two reads."""
+        monkeypatch.setattr(udp, "READ_TIME", 0)
+
+        async def main() -> None:
+            protocol = Batches()
+            transport, address = self.receiver(protocol)
+            sender, _, _ = opened()
+            await self.flood(sender, address, protocol)
+            counts = []
+            read = UdpTransport._read_batches
+
+            def counted(self: UdpTransport) -> None:
+                before = len(protocol.received)
+                read(self)
+                counts.append(len(protocol.received) - before)
+
+            monkeypatch.setattr(UdpTransport, "_read_batches", counted)
+            sender.send_many([bytes(100)] * 640, address)
+            await until(lambda: len(protocol.received) == 640)
+            assert max(counts) <= 128
+            transport.close()
+            sender.close()
+
+        run(main())
+
+    def test_errors_while_reading_batches(self, run: Run) -> None:
+        async def main() -> None:
+            protocol = Batches()
+            transport, address = self.receiver(protocol)
+            sender, _, _ = opened()
+            await self.flood(sender, address, protocol)
+            dead = closed_port()
+            for _ in range(3):
+                transport.sendto(b"x", dead)
+                await until(lambda: protocol.unreachable)
+                protocol.unreachable.clear()
+            sender.sendto(b"still there", address)
+            await until(lambda: protocol.received)
+            transport.close()
+            sender.close()
+
+        run(main())

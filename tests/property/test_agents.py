@@ -25,6 +25,7 @@ def conditions(draw: st.DrawFn) -> dict[str, float]:
         "jitter": draw(st.sampled_from([0.0, 0.02])),
         "duplicate": draw(st.sampled_from([0.0, 0.2])),
         "reorder": draw(st.sampled_from([0.0, 0.2])),
+        "rate": draw(st.sampled_from([0.0, 100_000.0])),
     }
 
 

@@ -105,8 +105,8 @@ async def meet(a: Connection, b: Connection) -> None:
 def test_connections_on_one_link(addresses: tuple[str, str]) -> None:
     """Both hide, and find each other by questions and answers over multicast, in either family."""
     world = World()
-    world.network(delay=0.001)
-    hosts = [world.host(address) for address in addresses]
+    lan = world.router()
+    hosts = [lan.host(address) for address in addresses]
 
     async def main() -> list[str]:
         connections = []

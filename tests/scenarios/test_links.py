@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import pytest
 
-from aioice.core.machine import Address, Reason
+from aioice import sim
+from aioice.core.machine import Address, LinkClosed, OpenStream, Reason
 from aioice.sim import Fate, Firewall, Host, Oversize, Packet, World
-from aioice.sim.hosts import FIRST_PORT, Listener, Socket, Stream
+from aioice.sim.hosts import CONNECT_TIMEOUT, FIRST_PORT, Listener, Socket, Stream
+
+from .test_sim import start
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 Seen = list[tuple[float, Address, bytes]]
@@ -82,6 +88,108 @@ class TestRate:
             stream.send(bytes(960))
         world.run(until=2)
         assert pieces == [0.018, 0.026, 0.034, 0.042]
+
+
+class TestStreams:
+    def open(self, **conditions: Any) -> tuple[World, Stream, Stream]:
+        world = World(3)
+        world.network(**{"delay": 0.01, **conditions})
+        here, there = world.host(HERE), world.host(THERE)
+        ends: list[Stream | None] = []
+        there.listen(Listener((THERE, 80), ends.append))
+        here.connect((THERE, 80), None, lambda stream, reason: ends.append(stream))
+        world.run_until(lambda: len(ends) == 2)
+        one, other = ends
+        assert one is not None and other is not None
+        return world, one, other
+
+    def test_loss_delays(self) -> None:
+        world, one, other = self.open(loss=0.3)
+        assert world.now in (0.02, 1.02, 3.02, 7.02)
+        heard: list[tuple[float, bytes]] = []
+        other.on_data = lambda data: heard.append((world.now, data))
+        begun = world.now
+        for number in range(100):
+            one.send(bytes([number]))
+        world.run(until=begun + 60)
+        assert b"".join(data for _, data in heard) == bytes(range(100))
+        assert heard[-1][0] - begun > 0.2
+
+    def test_hopeless_handshake(self) -> None:
+        world, here, there, _ = two(loss=0.999)
+        there.host.listen(Listener((THERE, 80), lambda stream: None))
+        told: list[tuple[float, Reason]] = []
+        here.host.connect((THERE, 80), None, lambda stream, reason: told.append((world.now, reason)))
+        world.run(until=60)
+        assert told == [(CONNECT_TIMEOUT, Reason.TIMED_OUT)]
+
+    @pytest.mark.parametrize("cut", ["path", "mine", "theirs"])
+    def test_dead_for_ever(self, cut: str) -> None:
+        world, one, other = self.open()
+        heard: list[bytes] = []
+        closed: list[float] = []
+        other.on_data, other.on_close = heard.append, lambda: closed.append(world.now)
+        interfaces = {"mine": one.host.interfaces[0], "theirs": other.host.interfaces[0]}
+        if cut == "path":
+            world.network(delay=0.01, loss=1.0)
+        else:
+            interfaces[cut].down()
+        one.send(b"lost")
+        world.network(delay=0.01)
+        for interface in interfaces.values():
+            interface.up()
+        one.send(b"out of order")
+        one.finish()
+        one.close()
+        world.run(until=world.now + 60)
+        assert (heard, closed) == ([], [])
+
+    def test_refused_meanwhile(self) -> None:
+        """The listener goes while the handshake is under way."""
+        world, here, there, _ = two()
+        told: list[Reason] = []
+        listener = Listener((THERE, 80), lambda stream: None)
+        there.host.listen(listener)
+        here.host.connect((THERE, 80), None, lambda stream, reason: told.append(reason))
+        del there.host.listeners[THERE, 80]
+        world.run(until=1)
+        assert told == [Reason.REFUSED]
+
+    def test_to_oneself(self) -> None:
+        world = World()
+        host = world.host(HERE)
+        host.listen(Listener(("0.0.0.0", 80), lambda stream: stream.send(b"hello")))
+        heard: list[tuple[float, bytes]] = []
+
+        def opened(stream: Stream | None, reason: Reason) -> None:
+            assert stream is not None
+            stream.on_data = lambda data: heard.append((world.now, data))
+
+        for address in (HERE, "127.0.0.1"):
+            host.connect((address, 80), None, opened)
+        world.run(until=1)
+        assert heard == [(0.0, b"hello")] * 2
+
+    def test_no_stun_at_all(self) -> None:
+        """A server hangs up, and so does a node."""
+        world = World()
+        server = world.stun_server("198.51.100.1")
+        host = world.host(HERE)
+        host.listen(Listener((HERE, 80), lambda stream: stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")))
+
+        def opened(stream: Stream | None, reason: Reason) -> None:
+            assert stream is not None
+            stream.on_close = lambda: closed.append(world.now)
+            stream.send(b"GET / HTTP/1.1\r\n\r\n")
+
+        closed: list[float] = []
+        host.connect(server.address, None, opened)
+        world.run(until=1)
+        assert (len(closed), server.malformed, server.streams) == (1, 1, [])
+        script, _ = start(world.host(THERE), OpenStream(1, (HERE, 80), None))
+        world.run(until=2)
+        last = script.reports[-1][1]
+        assert isinstance(last, LinkClosed) and last.reason is Reason.NOT_STUN
 
 
 class TestMtu:
@@ -433,3 +541,20 @@ def test_packets_as_text() -> None:
     )
     assert world.describe(last=0) == "3 packets: 2 nowhere, 1 in flight"
     assert World().describe() == "0 packets: none"
+
+
+def undocumented() -> list[str]:
+    missing = []
+    for name in sim.__all__:
+        thing = getattr(sim, name)
+        if not inspect.getdoc(thing):
+            missing.append(name)
+        for member, value in vars(thing).items() if isinstance(thing, type) else ():
+            is_code = inspect.isfunction(value.fget if isinstance(value, property) else value)
+            if is_code and not member.startswith("_") and not inspect.getdoc(getattr(thing, member)):
+                missing.append(f"{name}.{member}")
+    return missing
+
+
+def test_all_that_is_public_is_documented() -> None:
+    assert undocumented() == []

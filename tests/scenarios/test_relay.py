@@ -144,6 +144,20 @@ def test_the_server_dies() -> None:
     assert p.left.node.done is not None
 
 
+def test_the_server_forgets_the_relay() -> None:
+    """F41: UDP tells nobody. The peer's silence makes us ask; data flows over a new relay before consent expires."""
+    world, server, p = relayed()
+    p.connect()
+    p.until_complete()
+    world.run(until=world.now + 20)
+    server.forget()
+    begun = world.now
+    world.run(until=begun + 29)
+    assert not p.left.closed and not p.right.closed
+    assert server.count(Method.ALLOCATE) == 4
+    p.talk()
+
+
 def test_restart_over_the_relay() -> None:
     _, server, p = relayed()
     p.connect()

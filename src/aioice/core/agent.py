@@ -207,6 +207,24 @@ class Agent:
     def check_list(self) -> list[Pair]:
         return self._generation.checks.pairs
 
+    @property
+    def generation(self) -> Generation:
+        """The current one, to look at."""
+        return self._generation
+
+    @property
+    def components(self) -> int:
+        return self._config.components
+
+    @property
+    def config(self) -> AgentConfig:
+        return self._config
+
+    def pair_in_use(self, component: int) -> Pair | None:
+        """The pair that carries the data of a component; None also for one that was chosen without checks."""
+        use = self._sending.uses.get(component)
+        return None if use is None else use.pair
+
     # ------------------------------------------------------------------------------------------------ verbs: candidates
 
     def gather(self, now: float, component: int, hosts: Sequence[str], timeout: float) -> None:
@@ -277,6 +295,7 @@ class Agent:
             generation.remote_end = True
             self._ended(now, generation)
         else:
+            generation.last_remote_at = now
             self._add_remote(now, generation, candidate)
         self._drain_children(now)
 
@@ -356,6 +375,8 @@ class Agent:
             self.drops["candidate of another session"] += foreign
         generation.remote_is_lite = remote_is_lite
         generation.checking = True
+        if generation.checking_since is None:
+            generation.checking_since = now
         generation.patience_ends = now + self._patience
         self._abandon_at = None
         generation.patience_over = False
@@ -692,6 +713,8 @@ class Agent:
             self._hurry_nominations(generation)
         if generation.connected:
             complete = generation.complete
+            if generation.connected_at is None:
+                generation.connected_at = now
             self._gatherer.keep(now, not complete)
             if self._sending.doubted:
                 self._set_state(ConnectionState.DISCONNECTED, "consent checks are not answered")

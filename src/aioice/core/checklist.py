@@ -69,6 +69,12 @@ class Pair:
         "conflicts",
         "cancelled",
         "why_failed",
+        "requests_sent",
+        "retransmissions",
+        "consent_requests_sent",
+        "requests_received",
+        "responses_received",
+        "total_rtt",
     )
 
     def __init__(self, base: Base, remote: Candidate, controlling: bool) -> None:
@@ -95,6 +101,14 @@ class Pair:
         #: Checks whose place a later one took, and whose answers still count.
         self.cancelled: tuple[Request, ...] = ()
         self.why_failed = ""
+        #: Checks and their retransmissions; consent requests; the peer's, each of which got its answer; answers to all
+        #: of ours, and the sum of their round-trip times in seconds where they tell one.
+        self.requests_sent = 0
+        self.retransmissions = 0
+        self.consent_requests_sent = 0
+        self.requests_received = 0
+        self.responses_received = 0
+        self.total_rtt = 0.0
         self.priority = 0
         self.prioritize(controlling)
 

@@ -306,6 +306,10 @@ class Checker:
         check = Check(generation, pair, self.controlling, use_candidate, priority, consent_timeout is not None)
         # RFC 8445 §14.3
         rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
+        if consent_timeout is None:
+            pair.requests_sent += 1
+        else:
+            pair.consent_requests_sent += 1
         self._outputs.append(Transmit(pair.base.link, pair.peer, data))
         return self._requests.start(
             now,
@@ -345,6 +349,8 @@ class Checker:
         generation, pair = check.generation, check.pair
         if not message.check_message_integrity(generation.remote_key):
             self.drops["answer not authentic"] += 1
+            if (request.link, request.peer) == (base.link, peer):
+                generation.blame(f"error {message.error_code}" if message.error_code else "answer")
             return
         if (request.link, request.peer) != (base.link, peer):
             # RFC 8445 §7.2.5.2.1: the path is not symmetric.
@@ -358,11 +364,13 @@ class Checker:
             self.drops["malformed"] += 1
             return
         self._requests.end(request)
+        pair.responses_received += 1
         if message.unknown_required:
             self._check_failed(now, check, request, "answer with unknown attributes")
         elif mapped is not None and message.message_class is Class.RESPONSE:
             if not request.retransmitted:
                 pair.rtt = now - request.started
+                pair.total_rtt += pair.rtt
             if check.consent:
                 self._outputs.append(ConsentAnswered(pair, message.transaction_id))
             else:
@@ -443,6 +451,9 @@ class Checker:
             self._transmit(base, peer, binding_response(message.transaction_id, peer, key))
             self._outputs.append(Heard(base, peer))
             self._answered(now, generation, EarlyCheck(base, peer, message))
+            pair = generation.checks.find(base.link, peer)
+            if pair is not None:
+                pair.requests_received += 1
 
     def _answered(self, now: float, generation: Generation, check: EarlyCheck) -> None:
         if generation is not self.generations[0]:
@@ -470,6 +481,9 @@ class Checker:
         for generation in self.generations:
             if generation.checks.find(base.link, peer) is not None:
                 generation.misdirected = True
+                # 401 says that the message was signed.
+                names_us = code == 401 and is_for(message, generation.local_username, generation.remote_username)
+                generation.blame("unsigned" if code == 400 else "password" if names_us else "username")
         if self._strangers is None:
             self._strangers = Strangers()
         answer = self._strangers.answer(now, message, size, peer, code)
@@ -560,6 +574,7 @@ class Checker:
     def handle_timeout(self, now: float) -> None:
         again, failed = self._requests.handle_timeout(now)
         for request in again:
+            request.context.pair.retransmissions += 1
             self._outputs.append(Transmit(request.link, request.peer, request.data))
         for request in failed:
             self._check_failed(now, request.context, request, "no answer")

@@ -371,8 +371,8 @@ class Gatherer:
     def _pace(self, now: float, start: Callable[[float], bool]) -> None:
         """Start a transaction, Ta after the last one (RFC 8445 §14); ``start`` says whether it was still wanted."""
         if not self._turns and now >= self._next_turn:
-            if start(now):
-                self._next_turn = now + self._ta
+            start(now)
+            self._next_turn = now + self._ta
             return
         if self._turns is None:
             self._turns = deque()
@@ -389,8 +389,7 @@ class Gatherer:
             job.pending.append(inquiry)
 
     def _forget(self, inquiry: Inquiry) -> None:
-        if inquiry in self._inquiries:
-            self._inquiries.remove(inquiry)
+        self._inquiries = [other for other in self._inquiries if other is not inquiry]
 
     # ------------------------------------------------------------------------------------------------------- the world
 
@@ -540,8 +539,6 @@ class Gatherer:
     def _mapped(self, now: float, answer: Mapped) -> None:
         """A STUN server has told how a base looks to it."""
         base, inquiry = answer.base, answer.inquiry
-        if base.link not in self._bases:
-            return
         job = self._jobs.get(inquiry.component)
         if job is not None and inquiry.rtt is not None:
             job.told(now, inquiry.server.host, base.link, inquiry.rtt)
@@ -583,9 +580,8 @@ class Gatherer:
         self._outputs.append(Found(base, candidate))
 
     def _relay_lost(self, now: float, lost: RelayLost) -> None:
-        base = self._bases.pop(lost.link, None)
-        if base is not None:
-            self._outputs.append(BaseLost(lost.link, lost.detail, (base.candidate,)))
+        base = self._bases.pop(lost.link)
+        self._outputs.append(BaseLost(lost.link, lost.detail, (base.candidate,)))
 
     # ---------------------------------------------------------------------------------------------------- time, outputs
 
@@ -613,7 +609,7 @@ class Gatherer:
             handler = self._HANDLERS.get(type(output))
             if handler is None:
                 self._outputs.append(output)
-            elif not self._closed or handler is not Gatherer._found_relayed:
+            else:
                 handler(self, now, output)
         for job in list(self._jobs.values()):
             if not job.reported and (job.finished or now >= job.due()):

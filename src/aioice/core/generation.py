@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Checks kept until the remote credentials are known; as many as pairs (RFC 8445 §6.1.2.5), the oldest goes first.
 MAX_EARLY_CHECKS = 100
+#: Kinds of faults remembered; the error codes of strangers make more.
+MAX_BLAMED = 16
 #: Remote candidates kept that were signalled.
 MAX_REMOTE_CANDIDATES = 256
 #: Remote candidates kept that were only seen: half of the check list, the other half is for those that were signalled.
@@ -55,6 +57,10 @@ class Generation:
         "local_key",
         "remote_key",
         "username",
+        "blamed",
+        "checking_since",
+        "connected_at",
+        "last_remote_at",
     )
 
     def __init__(
@@ -83,6 +89,13 @@ class Generation:
         self.patience_ends = 0.0
         self.patience_over = False
         self.remote_username: str | None = None
+        #: What was wrong with the credentials in messages on paired addresses, and how often.
+        self.blamed: dict[str, int] | None = None
+        #: When the checks began, when every component had a pair for the first time, and when the last remote
+        #: candidate was signalled.
+        self.checking_since: float | None = None
+        self.connected_at: float | None = None
+        self.last_remote_at: float | None = None
         self.set_local_credentials(local_username, local_password)
 
     def set_local_credentials(self, username: str, password: str) -> None:
@@ -95,6 +108,12 @@ class Generation:
         self.remote_key = password.encode()
         #: USERNAME of our checks (RFC 8445 §7.2.2).
         self.username = f"{username}:{self.local_username}".encode()
+
+    def blame(self, what: str) -> None:
+        if self.blamed is None:
+            self.blamed = {}
+        if what in self.blamed or len(self.blamed) < MAX_BLAMED:
+            self.blamed[what] = self.blamed.get(what, 0) + 1
 
     def keep_early(self, check: EarlyCheck) -> None:
         """Keep a check until :attr:`checking`; of too many, the oldest goes."""

@@ -50,8 +50,3 @@ class Questions:
     def forget(self, key: Hashable) -> None:
         """Ask again when somebody wants to know."""
         self._known.pop(key, None)
-
-    def clear(self) -> None:
-        """Nobody wants to know anything any more."""
-        self._waiting.clear()
-        self._queries.clear()

@@ -48,7 +48,7 @@ class Binding:
 class Reflexive:
     """Asks STUN servers for the gatherer, which drains ``outputs``; ``pace`` starts a transaction in its turn."""
 
-    __slots__ = ("_random", "_outputs", "_pace", "_requests", "_asked", "_bindings", "_keeping", "_keep_at")
+    __slots__ = ("_random", "_outputs", "_pace", "_requests", "_asked", "_waiting", "_bindings", "_keeping", "_keep_at")
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class Reflexive:
         self._requests = Requests(tunables)
         #: Whom each base has asked, which also ends redirections that run in a circle (RFC 8489 §10).
         self._asked: set[tuple[int, Address]] = set()
+        #: What waits for its turn.
+        self._waiting: list[Inquiry] = []
         self._bindings: list[Binding] = []
         self._keeping = True
         self._keep_at: float | None = None
@@ -77,12 +79,14 @@ class Reflexive:
         inquiry = Inquiry(server, base.candidate.component, float("inf"), address)
         inquiry.local = (base.shown.host, base.shown.port)
         inquiry.link = base.link
+        self._waiting.append(inquiry)
         self._pace(now, partial(self._start, base, inquiry))
         return inquiry
 
     def _start(self, base: Base, inquiry: Inquiry, now: float) -> bool:
-        if not inquiry.pending:
+        if inquiry not in self._waiting:
             return False
+        self._waiting.remove(inquiry)
         inquiry.started = now
         self._send(now, base, inquiry)
         return True
@@ -114,11 +118,15 @@ class Reflexive:
                 self._requests.end(request)
                 self._end(request.context.inquiry, verdict_of(reason), explain(reason, detail))
         if peer is None:
+            for inquiry in [inquiry for inquiry in self._waiting if inquiry.link == link]:
+                self._waiting.remove(inquiry)
+                self._end(inquiry, verdict_of(reason), explain(reason, detail))
             self._asked = {asked for asked in self._asked if asked[0] != link}
             self._bindings = [binding for binding in self._bindings if binding.base.link != link]
 
     def close(self) -> None:
         self._requests.end_all()
+        self._waiting.clear()
         self._bindings.clear()
         self._keep_at = None
 

@@ -44,7 +44,7 @@ from .turn_errors import verdict as next_step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from .machine import Address, LinkClosed, OpenFailed, Report, SendFailed, Tunables
+    from .machine import Address, LinkClosed, OpenFailed, SendFailed, Tunables
     from .servers import TurnServer
 
 #: Addresses of one name that are asked; a name with more has been chosen to flood us, or them.
@@ -113,6 +113,12 @@ class Attempt:
         #: Families of its relays, by link, and of those that have just been lost.
         self.relays: dict[int, int] = {}
         self.lost: list[int] = []
+
+    @property
+    def started(self) -> Allocation:
+        """The allocation of an attempt that has links."""
+        assert self.allocation is not None
+        return self.allocation
 
     @property
     def rank(self) -> int:
@@ -212,16 +218,18 @@ class Relays:
     def relay(self, now: float, link: int, peer: Address, data: bytes) -> None:
         """Send to ``peer`` from the relayed address behind ``link``."""
         attempt = self._by_link.get(link)
-        if attempt is not None and attempt.allocation is not None:
-            attempt.allocation.send(now, peer, data)
-            self._drain(now, attempt.allocation, attempt)
+        if attempt is not None:
+            allocation = attempt.started
+            allocation.send(now, peer, data)
+            self._drain(now, allocation, attempt)
 
     def probe(self, now: float, link: int) -> None:
         """There are signs that the server has lost the allocation behind ``link``."""
         attempt = self._by_link.get(link)
-        if attempt is not None and attempt.allocation is not None:
-            attempt.allocation.probe(now)
-            self._drain(now, attempt.allocation, attempt)
+        if attempt is not None:
+            allocation = attempt.started
+            allocation.probe(now)
+            self._drain(now, allocation, attempt)
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
@@ -364,9 +372,7 @@ class Relays:
     # ------------------------------------------------------------------------------------------------------- the world
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
-        attempt = self._by_link.get(link)
-        if attempt is None or attempt.allocation is None:
-            return
+        attempt = self._by_link[link]
         inquiry = attempt.inquiry
         if inquiry.pending and peer == inquiry.address:
             if is_stun(data):
@@ -377,13 +383,12 @@ class Relays:
                 # Whoever else lives on that port will not turn into a TURN server.
                 self._give_up(now, attempt, ServerVerdict.NOT_STUN, f"it answers {data[:16]!a}")
                 return
-        attempt.allocation.handle_datagram(now, link, peer, data)
-        self._drain(now, attempt.allocation, attempt)
+        allocation = attempt.started
+        allocation.handle_datagram(now, link, peer, data)
+        self._drain(now, allocation, attempt)
 
     def handle_report(self, now: float, report: Opened | OpenFailed | Connected | LinkClosed | SendFailed) -> None:
-        attempt = self._by_link.get(report.link)
-        if attempt is None or attempt.allocation is None:
-            return
+        attempt = self._by_link[report.link]
         if isinstance(report, Connected):
             attempt.inquiry.alive = True
             return
@@ -391,12 +396,9 @@ class Relays:
             attempt.opened = now
             attempt.inquiry.local = report.local
             attempt.inquiry.alive |= self.server_links[report.link]
-        self._tell(now, attempt, report)
-
-    def _tell(self, now: float, attempt: Attempt, report: Report) -> None:
-        assert attempt.allocation is not None
-        attempt.allocation.handle_report(now, report)
-        self._drain(now, attempt.allocation, attempt)
+        allocation = attempt.started
+        allocation.handle_report(now, report)
+        self._drain(now, allocation, attempt)
 
     def handle_timeout(self, now: float) -> None:
         for allocation, attempt in list(self._attempts.items()):
@@ -485,9 +487,6 @@ class Relays:
         self._ready(now, another)
 
     def _failed(self, now: float, attempt: Attempt, failed: AllocationFailed) -> None:
-        inquiry = attempt.inquiry
-        if not inquiry.pending:
-            return
         attempt.tries += 1
         if failed.code == 440:
             self._lacking.update((name_of(attempt.server), family) for family in attempt.families)
@@ -525,12 +524,18 @@ class Relays:
             if isinstance(answer, str):
                 attempt.inquiry.detail = answer
                 allocation.set_credentials(now, None, None)
+            elif attempt.inquiry.pending and not attempt.tries:
+                # Servers bind a 5-tuple to the user that it was first used by: coturn answers another one with an
+                # unsigned 437, which nobody may believe.
+                attempt.tries = 1
+                allocation.close(now)
+                self._queue(now, attempt, answer)
             else:
                 allocation.set_credentials(now, *answer)
             self._drain(now, allocation, attempt)
 
-        if attempt.server.source is not None:
-            self._credentials(now, attempt.server.source, fetched, True)
+        assert attempt.server.source is not None
+        self._credentials(now, attempt.server.source, fetched, True)
 
     def _lost(self, now: float, attempt: Attempt, families: list[int]) -> None:
         seat = attempt.seat

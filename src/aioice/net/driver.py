@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aioice.core.machine import (
@@ -56,6 +58,8 @@ EARLY = 0.001
 #: Seconds for openings and look-ups to heed that they are cancelled: they end at once, unless a resolver of the
 #: application does not.
 CANCEL_TIME = 1.0
+#: Turns of the loop in which an aborted stream has ended: one for TCP, another for TLS on top.
+TURNS_TO_END = 3
 
 
 class Driver:
@@ -87,6 +91,7 @@ class Driver:
         "_streams",
         "_when_idle",
         "_tunables",
+        "late",
         "__weakref__",
     )
 
@@ -120,9 +125,11 @@ class Driver:
         self._closed = False
         self._read_tunables = tunables
         #: Streams whose transport has not ended, also those that the machine has closed.
-        self._streams: tuple[int, ...] = ()
+        self._streams: tuple[tuple[int, asyncio.DatagramTransport], ...] = ()
         self._when_idle: asyncio.Future[None] | None = None
         self._tunables: Tunables | None = None
+        #: By how many seconds the timer fired too late at worst: so long the loop was blocked.
+        self.late = 0.0
 
     # ------------------------------------------------------------------------------------------------------- the way in
 
@@ -169,7 +176,7 @@ class Driver:
         return protocol.inner if isinstance(protocol, _Watched) else protocol
 
     def _stream_ended(self, link: int, exc: Exception | None) -> None:
-        self._streams = tuple(other for other in self._streams if other != link)
+        self._streams = tuple(stream for stream in self._streams if stream[0] != link)
         self.lost(link, exc)
         self._tell_idle()
 
@@ -244,6 +251,21 @@ class Driver:
             if self._when_idle is None or self._when_idle.done():
                 self._when_idle = self.loop.create_future()
             await asyncio.wait([self._when_idle], timeout=timeout)
+            await self._expect_no_more()
+
+    async def _expect_no_more(self) -> None:
+        """What is still open goes on behind, and does not warn if the loop ends now.
+
+        Streams do not: what was sent over one has left, and its end deletes what was made over it.
+        """
+        for transport in self.links.values():
+            sock = transport.get_extra_info("socket")
+            if isinstance(sock, socket.socket):
+                weakref.finalize(self, sock.close)
+        for _, transport in self._streams:
+            transport.abort()
+        for _ in range(TURNS_TO_END if self._streams else 0):
+            await asyncio.sleep(0)
 
     @property
     def idle(self) -> bool:
@@ -277,6 +299,8 @@ class Driver:
         if self._closed:
             return
         now = self.loop.time()
+        if now - self._armed > self.late:
+            self.late = now - self._armed
         if now < self._armed:
             self._arm(now + EARLY)
             return
@@ -357,7 +381,7 @@ class Driver:
                 self.report(OpenFailed(link, Reason.CLOSED, "closed as soon as it was open"))
             else:
                 if stream:
-                    self._streams += (link,)
+                    self._streams += ((link, task.result()),)
                 self._opened(link, task.result())
                 self.pump()
 

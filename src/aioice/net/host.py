@@ -83,7 +83,7 @@ class Host(Protocol):
 
 
 class AsyncioHost:
-    """This machine's sockets on an asyncio loop.
+    """This machine's sockets on an asyncio loop, or what the loop has in their place.
 
     ``resolver`` looks mDNS names up, which the system's resolver often cannot; ``ssl_contexts`` has those that are for
     one server, by the name in its certificate and the port; ``credentials`` are asked for by the number of the server.
@@ -100,6 +100,7 @@ class AsyncioHost:
         "_has_readers",
         "_ports",
         "ports_in_use",
+        "_network",
     )
 
     def __init__(
@@ -121,8 +122,15 @@ class AsyncioHost:
         self._ports = ports
         #: The last failure for want of a free port.
         self.ports_in_use: PortsInUse | None = None
+        self._network = own_network(loop)
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> Opening:
+        if self._network is None:
+            return self._open_udp(protocol, host, port)
+        with self._network:
+            return self._open_udp(protocol, host, port)
+
+    def _open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int) -> Opening:
         ports = self._ports if self._ports is not None and not port and host not in ("0.0.0.0", "::") else port
         if self._has_readers:
             try:
@@ -157,15 +165,23 @@ class AsyncioHost:
             context = self._ssl_context
         from .stream import open_stream  # only TURN over TCP and TLS need it
 
-        return await open_stream(self._loop, protocol, peer, context, server_name)
+        if self._network is None:
+            return await open_stream(self._loop, protocol, peer, context, server_name)
+        with self._network:
+            return await open_stream(self._loop, protocol, peer, context, server_name)
 
     async def resolve(self, name: str) -> tuple[str, ...]:
         literal = _literal(name)
         if literal is not None:
             return (literal,)
+        network = self._network
         if name.rstrip(".").lower().endswith(".local"):
-            return _usable(await self._resolver(name)) if self._resolver is not None else ()
-        network = own_network(self._loop)
+            if self._resolver is None:
+                return ()
+            if network is None:
+                return _usable(await self._resolver(name))
+            with network:
+                return _usable(await self._resolver(name))
         if network is not None:
             return await network.resolve(name)
         return await _lookups_on(self._loop).look_up(self._loop, name)

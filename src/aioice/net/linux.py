@@ -48,6 +48,8 @@ def icmp_errno(ancillary: Ancillary) -> int:
 
 def batches_leave(sock: socket.socket) -> bool:
     """Whether UDP_SEGMENT is known; not found out by sending: older systems let a batch out as one datagram."""
+    if not HAS_OFFLOAD:
+        return False
     try:
         sock.getsockopt(SOL_UDP, UDP_SEGMENT)
     except OSError:
@@ -62,6 +64,8 @@ def batch_control(size: int) -> Ancillary:
 
 def read_batches(sock: socket.socket) -> bool:
     """Turn UDP_GRO on, if it is known: what came together is read together."""
+    if not HAS_OFFLOAD:
+        return False
     try:
         sock.setsockopt(SOL_UDP, UDP_GRO, 1)
     except OSError:

@@ -124,7 +124,7 @@ class ReceiveQueue:
         """
         if self._end is not None:
             raise ConnectionError(self._end)
-        waiter: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Item] = asyncio.Future()
         if self._waiters is None:
             self._waiters = deque()
         self._waiters.append(waiter)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from aioice.core.demux import MAX_DATA
 
+from .sender import DATAGRAM
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -71,7 +73,7 @@ class RelayTransport(asyncio.DatagramTransport):
     """A relayed address as a transport: what is sent on it leaves through the machine that owns the allocation, or at
     once where the machine has said which channel the peer is bound to."""
 
-    __slots__ = ("_driver", "_link", "_relayed", "_mapped", "_protocol", "_channels", "_closing", "__weakref__")
+    __slots__ = ("_driver", "_link", "_relayed", "_mapped", "_protocol", "_channels", "_closing", "sent", "__weakref__")
 
     #: Sends to a peer with a channel may be gathered by the server's transport.
     gathers = True
@@ -87,6 +89,8 @@ class RelayTransport(asyncio.DatagramTransport):
         self._protocol = protocol
         self._channels: dict[Address, Channel] = {}
         self._closing = False
+        #: See :data:`~aioice.net.sender.DATAGRAM`.
+        self.sent = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "sockname":
@@ -120,6 +124,7 @@ class RelayTransport(asyncio.DatagramTransport):
         """A datagram that does not fit into one to the server raises :exc:`OSError` (EMSGSIZE)."""
         if len(data) > MAX_DATA:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        self.sent += DATAGRAM + len(data)
         channel = self._channels.get(addr)
         if channel is not None:
             channel.send(data)
@@ -130,6 +135,7 @@ class RelayTransport(asyncio.DatagramTransport):
         """As :meth:`aioice.net.udp.UdpTransport.send_soon`."""
         channel = self._channels.get(addr)
         if channel is not None and len(data) <= MAX_DATA:
+            self.sent += DATAGRAM + len(data)
             channel.send_soon(data)
         else:
             self.sendto(data, addr)
@@ -138,7 +144,9 @@ class RelayTransport(asyncio.DatagramTransport):
         """As :meth:`aioice.net.udp.UdpTransport.send_many`."""
         channel = self._channels.get(addr)
         if channel is not None and max(map(len, datagrams)) <= MAX_DATA:
-            return channel.send_many(datagrams)
+            taken = channel.send_many(datagrams)
+            self.sent += DATAGRAM * taken + sum(map(len, datagrams[:taken]))
+            return taken
         self.sendto(datagrams[0], addr)
         return 1
 

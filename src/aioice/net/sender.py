@@ -9,7 +9,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .linux import HAS_OFFLOAD, batch_control, batches_leave
+from .linux import batch_control, batches_leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +47,16 @@ BAD_SIZE = frozenset((errno.EINVAL, errno.EMSGSIZE))
 NO_BATCHES = frozenset((errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT))
 
 
+#: One datagram in a number that counts datagrams, and their bytes in the 48 bits below: a single addition for each is
+#: what counting may cost.
+DATAGRAM = 1 << 48
+
+
+def _traffic(datagrams: Sequence[bytes], size: int) -> int:
+    """All but the last are of this size."""
+    return DATAGRAM * len(datagrams) + size * (len(datagrams) - 1) + len(datagrams[-1])
+
+
 class UdpSender(asyncio.DatagramTransport):
     """The sending half of :class:`aioice.net.udp.UdpTransport`."""
 
@@ -71,6 +81,7 @@ class UdpSender(asyncio.DatagramTransport):
         "_errors_waiting",
         "_closing",
         "dropped",
+        "sent",
     )
 
     def __init__(
@@ -90,7 +101,7 @@ class UdpSender(asyncio.DatagramTransport):
         self._run_size = 0
         self._run_most = 0
         #: Only datagrams that are smaller leave in batches; None if the system has not been asked whether it can.
-        self._batch_below: int | None = None if HAS_OFFLOAD else 0
+        self._batch_below: int | None = None
         #: How many more datagrams leave at once.
         self._eager = EAGER
         self._turn_planned = False
@@ -103,6 +114,8 @@ class UdpSender(asyncio.DatagramTransport):
         self._closing = False
         #: Datagrams that were not sent because the socket was blocked for too long.
         self.dropped = 0
+        #: What came by :meth:`send_soon` and :meth:`send_many`, see :data:`DATAGRAM`.
+        self.sent = 0
 
     # What the other half does.
 
@@ -177,6 +190,7 @@ class UdpSender(asyncio.DatagramTransport):
             self._flush()
         elif self._eager:
             self._eager -= 1
+            self.sent += DATAGRAM + len(data)
             if self._queue or self._closing:
                 self.sendto(data, addr)
                 return
@@ -189,6 +203,7 @@ class UdpSender(asyncio.DatagramTransport):
             return
         most = 1 if self._queue or self._closing else self._most(len(data))
         if most < 2:
+            self.sent += DATAGRAM + len(data)
             self.sendto(data, addr)
             return
         self._run = [data]
@@ -216,10 +231,12 @@ class UdpSender(asyncio.DatagramTransport):
                     end += 1
                 if end < stop and 0 < len(datagrams[end]) < size:
                     end += 1
-            if end == start + 1:
-                self.sendto(datagrams[start], addr)
+            batch = datagrams[start:end]
+            self.sent += _traffic(batch, size)
+            if len(batch) == 1:
+                self.sendto(batch[0], addr)
             else:
-                self._send_batch(datagrams[start:end], size, addr)
+                self._send_batch(batch, size, addr)
             start = end
         return start
 
@@ -257,27 +274,18 @@ class UdpSender(asyncio.DatagramTransport):
         run = self._run
         self._run = None
         if run:
+            self.sent += _traffic(run, self._run_size)
             self._send_batch(run, self._run_size, self._run_peer)
 
     def _send_batch(self, run: Sequence[bytes], size: int, addr: Any) -> None:
         """One system call for all; what cannot leave so leaves one by one."""
         if len(run) > 1:
-            control = batch_control(size)
-            for _ in range(RETRIES):
-                try:
-                    self._sock.sendmsg(run, control, 0, addr)
-                except BlockingIOError:
-                    for data in run:
-                        self._enqueue(data, addr)
-                except OSError as exc:
-                    self._errors_waiting = True
-                    if exc.errno in BAD_SIZE:
-                        self._batch_below = min(size, self._batch_below or 0)
-                    elif exc.errno in NO_BATCHES:
-                        self._batch_below = 0
-                    elif exc.errno not in NO_ROOM:
-                        continue  # it may be another peer's that waited for the next system call
-                    break
+            exc = self._try(run, size, addr)
+            if exc is None:
+                return
+            if isinstance(exc, BlockingIOError):
+                for data in run:
+                    self._enqueue(data, addr)
                 return
         for data in run:
             try:
@@ -285,11 +293,37 @@ class UdpSender(asyncio.DatagramTransport):
             except OSError as exc:
                 self._refused(exc, addr)
 
+    def _try(self, run: Sequence[bytes], size: int, addr: Any) -> OSError | None:
+        """One system call for all. Returns the error that stays, which one that an earlier datagram to another peer has
+        left behind does not; it may mean that there are to be no such batches."""
+        error: OSError | None = None
+        for _ in range(RETRIES):
+            try:
+                if len(run) == 1:
+                    self._send(run[0], addr)
+                else:
+                    self._sock.sendmsg(run, batch_control(size), 0, addr)
+            except BlockingIOError as exc:
+                return exc
+            except OSError as exc:
+                self._errors_waiting = True
+                error = exc
+                if len(run) > 1 and exc.errno in NO_ROOM:
+                    break
+            else:
+                return None
+        if len(run) > 1 and error is not None:
+            if error.errno in BAD_SIZE:
+                self._batch_below = min(size, self._batch_below or 0)
+            elif error.errno in NO_BATCHES:
+                self._batch_below = 0
+        return error
+
     def _send_again(self, data: Buffer, addr: Any) -> None:
         """A send failed, perhaps with an error that an earlier datagram to another peer left behind: only an error that
         stays is this datagram's own."""
         self._errors_waiting = True
-        exc = self._retry(data, addr)
+        exc = self._try([data], 0, addr)  # type: ignore[list-item]
         if exc is None:
             return
         if isinstance(exc, BlockingIOError):
@@ -298,19 +332,6 @@ class UdpSender(asyncio.DatagramTransport):
             raise exc
         else:
             self._refused(exc, addr)
-
-    def _retry(self, data: Buffer, addr: Any) -> OSError | None:
-        error: OSError | None = None
-        for _ in range(RETRIES):
-            try:
-                self._send(data, addr)
-            except BlockingIOError as exc:
-                return exc
-            except OSError as exc:
-                error = exc
-            else:
-                return None
-        return error
 
     def _refused(self, exc: OSError, addr: Any) -> None:
         if exc.errno in NO_ROOM:
@@ -356,7 +377,10 @@ class UdpSender(asyncio.DatagramTransport):
         while queue:
             data, addr = queue[0]
             run = self._head(queue, data, addr)
-            exc = self._send_head(run, len(data), addr)
+            exc = self._try(run, len(data), addr)
+            if exc is not None and len(run) > 1 and not isinstance(exc, BlockingIOError):
+                del run[1:]
+                exc = self._try(run, len(data), addr)
             if isinstance(exc, BlockingIOError):
                 self._resume()
                 return
@@ -381,19 +405,3 @@ class UdpSender(asyncio.DatagramTransport):
             if len(data) < len(first):
                 break
         return run
-
-    def _send_head(self, run: list[bytes], size: int, addr: Any) -> OSError | None:
-        try:
-            if len(run) == 1:
-                self._send(run[0], addr)
-            else:
-                self._sock.sendmsg(run, batch_control(size), 0, addr)
-        except BlockingIOError as exc:
-            return exc
-        except OSError as exc:
-            self._errors_waiting = True
-            if len(run) > 1 and exc.errno in BAD_SIZE | NO_BATCHES:
-                self._batch_below = size if exc.errno in BAD_SIZE else 0
-            del run[1:]
-            return self._retry(run[0], addr)
-        return None

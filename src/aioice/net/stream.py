@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any, cast
 from aioice.core.demux import StreamFramer, pad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aioice.core.machine import Address
 
+    from .sender import Buffer
+
 #: Bytes that may wait for a peer that does not read; what comes on top is dropped, whole frames only.
 WRITE_BUFFER = 1 << 20
+
+#: Bytes that are gathered within a turn of the loop at most.
+GATHERED = 1 << 16
 
 #: Seconds for the TLS handshake.
 HANDSHAKE_TIMEOUT = 10.0
@@ -81,7 +86,20 @@ async def _connected(loop: asyncio.AbstractEventLoop, peer: Address, tell: Calla
 class StreamTransport(asyncio.DatagramTransport):
     """Made by :func:`open_stream`."""
 
-    __slots__ = ("_loop", "_stream", "_protocol", "_closing", "_linger", "dropped", "__weakref__")
+    __slots__ = (
+        "_loop",
+        "_stream",
+        "_protocol",
+        "_frames",
+        "_waiting",
+        "_closing",
+        "_linger",
+        "dropped",
+        "__weakref__",
+    )
+
+    #: What :meth:`send_soon` gathers saves system calls, and records of TLS.
+    gathers = True
 
     def __init__(
         self,
@@ -93,6 +111,9 @@ class StreamTransport(asyncio.DatagramTransport):
         self._loop = loop
         self._stream = stream
         self._protocol = protocol
+        #: What leaves together at the end of the turn, and its size; None while nothing is gathered.
+        self._frames: list[bytes] | None = None
+        self._waiting = 0
         self._closing = False
         self._linger: asyncio.TimerHandle | None = None
         #: Frames that were not sent because the peer did not read.
@@ -108,21 +129,70 @@ class StreamTransport(asyncio.DatagramTransport):
         return self._closing
 
     def get_write_buffer_size(self) -> int:
-        return self._stream.get_write_buffer_size()
+        return self._stream.get_write_buffer_size() + self._waiting
 
-    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """``high`` bytes may wait for a peer that does not read before the protocol is asked to pause."""
+        self._stream.set_write_buffer_limits(high, low)
+
+    def sendto(self, data: Buffer, addr: Any = None) -> None:
         """Send one frame to the peer (``addr`` is of no interest: there is one peer)."""
+        if self._waiting:
+            self._flush()
+        if self._has_room(data):
+            self._stream.write(pad(bytes(data)))
+
+    def send_soon(self, data: bytes, addr: Any = None) -> None:
+        """As :meth:`sendto`, but from the second in a turn of the loop on they leave together at its end."""
+        if self._frames is None:
+            self.sendto(data)
+            if not self._closing:
+                self._frames = []
+                self._loop.call_soon(self._turn_ends)
+        elif self._has_room(data):
+            frame = pad(data)
+            self._frames.append(frame)
+            self._waiting += len(frame)
+            if self._waiting > GATHERED:
+                self._flush()
+
+    def send_many(self, datagrams: Sequence[bytes], addr: Any = None) -> int:
+        """Send a frame for each; how many were taken."""
+        for data in datagrams:
+            self.send_soon(data)
+        self._flush()
+        return len(datagrams)
+
+    def discard(self, addr: Any = None) -> None:
+        """Forget what waits for the end of the turn: data, as all else leaves at once."""
+        if self._frames:
+            self._frames.clear()
+            self._waiting = 0
+
+    def _has_room(self, data: Buffer) -> bool:
         if self._closing:
-            return
-        if self._stream.get_write_buffer_size() + len(data) > WRITE_BUFFER:
+            return False
+        if self.get_write_buffer_size() + len(data) > WRITE_BUFFER:
             self.dropped += 1
-            return
-        self._stream.write(pad(bytes(data)))
+            return False
+        return True
+
+    def _turn_ends(self) -> None:
+        self._flush()
+        self._frames = None
+
+    def _flush(self) -> None:
+        if self._waiting and self._frames:
+            frames = b"".join(self._frames)
+            self._frames.clear()
+            self._waiting = 0
+            self._stream.write(frames)
 
     def close(self) -> None:
         """Close after what was accepted has been sent, within a bounded time."""
         if self._closing:
             return
+        self._flush()
         self._closing = True
         self._linger = self._loop.call_later(LINGER, self._stream.abort)
         self._stream.close()
@@ -170,6 +240,12 @@ class _Stream(asyncio.Protocol):
             if self.link.is_closing():
                 return
             self._contained(self._protocol.datagram_received, frame, self._peer)
+
+    def pause_writing(self) -> None:
+        self._contained(self._protocol.pause_writing)
+
+    def resume_writing(self) -> None:
+        self._contained(self._protocol.resume_writing)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ended:

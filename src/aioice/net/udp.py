@@ -11,13 +11,13 @@ import asyncio
 import errno
 import os
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .linux import (
     ERROR_ANCILLARY,
     GRO_ANCILLARY,
     HAS_ERROR_QUEUE,
-    HAS_OFFLOAD,
     batch_size,
     icmp_errno,
     read_batches,
@@ -94,7 +94,16 @@ def _first_free(ports: range, bind: Callable[[int], T]) -> T:
 
 
 class OwnNetwork(Protocol):
-    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`."""
+    """The ``aioice_network`` of a loop whose sockets and names are not the system's, as in :mod:`aioice.sim`.
+
+    It stands for the computer on which the caller runs; ``with network:`` makes other code run there.
+    """
+
+    def __enter__(self) -> object: ...
+    def __exit__(self, *args: object) -> None: ...
+
+    def is_closed(self) -> bool:
+        """Whether its loop is."""
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> asyncio.DatagramTransport:
         """As the function of this name."""
@@ -163,7 +172,7 @@ class UdpTransport(UdpSender):
         #: For how many wake-ups a second read is not tried, and how many of them are left.
         self._single = self._alone = 0
         #: Whether UDP_GRO is on; None if that has not been tried.
-        self._gro: bool | None = None if HAS_OFFLOAD else False
+        self._gro: bool | None = None
         loop.add_reader(self._fd, self._read_ready)
         try:
             protocol.connection_made(self)
@@ -256,20 +265,16 @@ class UdpTransport(UdpSender):
                 received(data, addr[:2] if self._ipv6 else addr)
             except Exception as exc:
                 self._contain(exc)
+        if self._alone:
+            self._alone -= 1
+            return
         if self._batch >= GRO_TRIGGER and self._gro is None:
             self._gro = read_batches(self._sock)
-        self._read_more()
-
-    def _read_more(self) -> None:
-        """All reads brought something: twice as many at the next wake-up, but no second one where it is seldom of use
-        (each wake-up of a conversation brings one)."""
-        if self._batch == 1 and self._alone > 0:
-            self._alone -= 1
-        else:
-            self._batch = min(2 * self._batch, READ_BATCH)
+        self._batch = min(2 * self._batch, READ_BATCH)
 
     def _nothing_more(self, count: int) -> None:
-        """``count`` reads were all there was."""
+        """``count`` reads were all there was. Where that is one for each wake-up, as in a conversation, a second one is
+        seldom tried."""
         self._alone = min(2 * self._single + 1, MAX_SINGLE) if count == 1 else 0
         self._single = self._alone
         self._batch = count or 1
@@ -279,7 +284,7 @@ class UdpTransport(UdpSender):
 
     def _read_batches(self) -> None:
         """As :meth:`_read_ready`; the buffer holds the largest batch, for what does not fit would be lost."""
-        started = self._loop.time()
+        started = monotonic()  # uvloop's clock stands still within a turn
         for count in range(self._batch):
             if self._closing:
                 return
@@ -301,9 +306,12 @@ class UdpTransport(UdpSender):
                     self._protocol.datagram_received(data, peer)
             except Exception as exc:
                 self._contain(exc)
-            if count and self._loop.time() - started > READ_TIME:
+            if count and monotonic() - started > READ_TIME:
                 return
-        self._read_more()
+        if self._alone:
+            self._alone -= 1
+        else:
+            self._batch = min(2 * self._batch, READ_BATCH)
 
     def _deliver_batch(self, data: bytes, size: int, peer: Address) -> None:
         deliver: Callable[[bytes, int, Address], None] | None = getattr(self._protocol, "batch_received", None)

@@ -28,6 +28,7 @@ class Event:
         self.run: Callable[[], object] | None = run
 
     def cancel(self) -> None:
+        """It does not happen."""
         self.run = None
 
     def __lt__(self, other: Event) -> bool:

@@ -16,6 +16,12 @@ _Place = tuple["Host", "_Place | None"]
 _place: ContextVar[_Place | None] = ContextVar("aioice.sim host", default=None)
 
 
+def host_or_none() -> Host | None:
+    """The host of the running task, if it runs on one."""
+    place = _place.get()
+    return None if place is None else place[0]
+
+
 def current_host() -> Host:
     """The host of the running task. Raises :exc:`RuntimeError` when it runs on none."""
     place = _place.get()

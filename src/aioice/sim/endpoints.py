@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.address import canonical_host
 from ..core.machine import Reason
-from .context import current_host
+from .context import current_host, host_or_none
 from .hosts import LOOPBACKS, WILDCARDS, Listener, Socket
 from .links import is_ipv6
 from .transports import DatagramTransport, Server, StreamTransport
@@ -44,29 +44,45 @@ def error_of(reason: Reason, detail: str = "") -> OSError:
 
 
 class Network:
-    """What :mod:`aioice.net` and :mod:`aioice.mdns` use on this loop in place of the system's sockets and resolver."""
+    """What :mod:`aioice.net` and :mod:`aioice.mdns` use on this loop in place of the system's sockets and resolver.
 
-    def __init__(self, loop: Endpoints) -> None:
+    It is that of one host: the given one, or the one that it is first used on.
+    """
+
+    def __init__(self, loop: Endpoints, host: Host | None) -> None:
         self._loop = loop
+        self._host = host
+
+    def __enter__(self) -> Host:
+        self._host = self._host or self._loop.here()
+        return self._host.__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        assert self._host is not None
+        self._host.__exit__(*args)
+
+    def is_closed(self) -> bool:
+        """Whether its loop is."""
+        return self._loop.is_closed()
 
     def open_udp(self, protocol: asyncio.DatagramProtocol, host: str, port: int = 0) -> DatagramTransport:
         """A datagram transport that is bound; sends that are too big raise, errors name their peer."""
-        transport = DatagramTransport(self._loop, _bind(self._loop.here(), host, port), strict=True)
+        with self as here:
+            transport = DatagramTransport(self._loop, _bind(here, host, port), strict=True)
         transport.start(protocol)
         return transport
 
     def open_multicast(self, group: str, port: int, interface: str | int) -> Socket:
         """What ``create_datagram_endpoint`` takes as its ``sock``: a member of the group on one interface."""
-        try:
-            return self._loop.here().join_group(group, port, interface)
-        except OSError as exc:
-            raise OSError(errno.ENODEV, str(exc)) from None
+        with self as here:
+            try:
+                return here.join_group(group, port, interface)
+            except OSError as exc:
+                raise OSError(errno.ENODEV, str(exc)) from None
 
     async def resolve(self, name: str) -> tuple[str, ...]:
         """The addresses of a name; none if it has none."""
-        delay, _ = self._loop.world.names.look_up(name)
-        await asyncio.sleep(delay)
-        return self._loop.world.names.look_up(name)[1]
+        return await self._loop.resolve(name)
 
 
 class Endpoints(asyncio.BaseEventLoop):
@@ -76,9 +92,22 @@ class Endpoints(asyncio.BaseEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.aioice_network = Network(self)
+        self._networks: dict[Host, Network] = {}
         #: What is open, in the order of its opening.
         self.endpoints: dict[DatagramTransport | StreamTransport | Server, None] = {}
+
+    @property
+    def aioice_network(self) -> Network:
+        """Of the host of the running task; if it runs on none, of the host that it is first used on."""
+        place = host_or_none()
+        if place is None or place.world is not self.world:
+            return Network(self, None)
+        return self._networks.setdefault(place, Network(self, place))
+
+    async def resolve(self, name: str) -> tuple[str, ...]:
+        """The addresses that the world's names say, after the time that it takes; none if there are none."""
+        await asyncio.sleep(self.world.names.look_up(name)[0])
+        return self.world.names.look_up(name)[1]
 
     def here(self) -> Host:
         """The host of the running task; :exc:`RuntimeError` if it is on none, or in another world."""
@@ -236,7 +265,7 @@ class Endpoints(asyncio.BaseEventLoop):
         elif name.rstrip(".").lower() == "localhost":
             found = LOOPBACKS
         else:
-            found = await self.aioice_network.resolve(name)
+            found = await self.resolve(name)
         kinds = [socket.SocketKind(type)] if type else list(_PROTOCOLS)
         infos: list[Info] = []
         for address in found:

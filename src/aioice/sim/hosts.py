@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..core.address import canonical_host
 from ..core.machine import Address, Reason
 from .context import enter, leave
-from .links import Attached, Fate, Packet, Pipe, is_ipv6
+from .links import Attached, Fate, Packet, Pipe, is_ipv6, waited
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,6 +29,8 @@ FIRST_PORT = 50000
 LAST_PORT = 65535
 #: How long a stream is tried when nothing answers, not even with a reset.
 CONNECT_TIMEOUT = 20.0
+#: Seconds after which a lost handshake is tried again (RFC 6298 §2.1).
+SYN_RTO = 1.0
 #: A datagram of at most 65 507 bytes fits IPv4's total length, together with the IP and UDP headers.
 MAX_DATAGRAM = 65507
 #: Every host has them, and hears itself there only.
@@ -273,17 +275,21 @@ class Host(Attached):
             way = network.find(self, self, local, peer)
         if way is None or way.conditions.loss >= 1:
             return self.world.after(CONNECT_TIMEOUT, done, None, Reason.TIMED_OUT)
-        round_trip = 2 * way.conditions.delay
+        round_trip, path = 2 * way.conditions.delay, way.conditions
+        # Of each round trip both ways can be lost.
+        lost = waited(self.world, 1 - (1 - path.loss) ** 2, SYN_RTO)
+        if lost >= CONNECT_TIMEOUT:
+            return self.world.after(CONNECT_TIMEOUT, done, None, Reason.TIMED_OUT)
         listener = way.target.listener(peer)
         if listener is None:
-            return self.world.after(round_trip, done, None, Reason.REFUSED)
+            return self.world.after(lost + round_trip, done, None, Reason.REFUSED)
         if server_name is None:
-            return self.world.after(round_trip, listener.open, local, peer, way, None, done)
+            return self.world.after(lost + round_trip, listener.open, self, local, peer, way, None, done)
         if connected is not None:
-            self.world.after(round_trip, connected)
+            self.world.after(lost + round_trip, connected)
         if not listener.presents(server_name):
-            return self.world.after(2 * round_trip, done, None, Reason.TLS)
-        return self.world.after(3 * round_trip, listener.open, local, peer, way, server_name, done)
+            return self.world.after(lost + 2 * round_trip, done, None, Reason.TLS)
+        return self.world.after(lost + 3 * round_trip, listener.open, self, local, peer, way, server_name, done)
 
 
 class Socket:
@@ -299,6 +305,7 @@ class Socket:
 
     @property
     def is_open(self) -> bool:
+        """Whether it has not been closed."""
         return self.host.sockets.get(self.local) is self
 
     def send(self, dst: Address, data: bytes) -> Reason | None:
@@ -331,6 +338,7 @@ class Socket:
             self.on_error(dst, reason)
 
     def close(self) -> None:
+        """Hear and send no more; the port is free."""
         self.host.forget(self)
 
 
@@ -387,10 +395,12 @@ class Listener:
         self.certificate = certificate
 
     def presents(self, server_name: str) -> bool:
+        """Whether its certificate is good for this name."""
         return self.certificate is not None and self.certificate in ("*", server_name)
 
     def open(
         self,
+        origin: Host,
         local: Address,
         peer: Address,
         way: Way,
@@ -401,7 +411,7 @@ class Listener:
         if way.target.listener(peer) is not self:
             done(None, Reason.REFUSED)
             return
-        here, there = Stream(way, local, peer), Stream(way, peer, way.seen)
+        here, there = Stream(way, origin, local, peer), Stream(way, way.target, peer, way.seen)
         here.other, there.other = there, here
         done(here, Reason.OTHER)
         if server_name is None and self.certificate is not None:
@@ -411,12 +421,18 @@ class Listener:
 
 
 class Stream:
-    """One end of a stream of bytes, which come in order and are not lost while its path works."""
+    """One end of a stream of bytes, which come in order and are not lost while its path works.
 
-    def __init__(self, way: Way, local: Address, peer: Address) -> None:
+    Loss delays them. What is sent while nothing gets through at all is lost, and all that follows with it: the stream
+    is dead from then on, which its owner finds out by the silence.
+    """
+
+    def __init__(self, way: Way, host: Host, local: Address, peer: Address) -> None:
         self._way = way
         self._world = way.target.world
         self._pipe = Pipe(self._world)
+        self._dead = False
+        self.host = host
         self.local = local
         self.peer = peer
         self.other: Stream | None = None
@@ -434,20 +450,28 @@ class Stream:
         world, path = self._world, self._way.conditions
         packet = Packet(world.now, "tcp", self.local, self.peer, data, self.local)
         world.packets.append(packet)
-        if path.loss >= 1:
+        self._dead = self._dead or path.loss >= 1 or not (self._attached and self.other and self.other._attached)
+        if self._dead:
             packet.fate = Fate.LOST
             return
         world.at(self._pipe.in_order(packet.size, path), self._arrive, packet)
 
+    @property
+    def _attached(self) -> bool:
+        """Whether the host still has the address."""
+        return self.local[0] in self.host.networks or self.local[0] in LOOPBACKS
+
     def finish(self) -> None:
         """Send nothing more, but go on hearing."""
-        if not self.closed:
+        if not self.closed and not self._dead:
             self._world.at(self._pipe.in_order(0, self._way.conditions), self._finished)
 
     def close(self) -> None:
         """Close this end; the other hears of it after the bytes that are under way."""
-        if not self.closed:
-            self.closed = True
+        if self.closed:
+            return
+        self.closed = True
+        if not self._dead and self._attached:
             self._world.at(self._pipe.in_order(0, self._way.conditions), self._end)
 
     def _arrive(self, packet: Packet) -> None:

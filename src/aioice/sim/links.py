@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 IPV4_HEADER, IPV6_HEADER, UDP_HEADER, TCP_HEADER = 20, 40, 8, 20
 
 
+#: Seconds after which TCP sends again: Linux's minimum, below that of RFC 6298 §2.4.
+STREAM_RTO = 0.2
+#: So long at most, in seconds, does a piece of a stream wait for its retransmissions.
+STREAM_PATIENCE = 120.0
+
+
 def is_ipv6(host: str) -> bool:
+    """Of the two families of addresses in text, which?"""
     return ":" in host
 
 
@@ -78,6 +85,7 @@ class Packet:
 
     @property
     def ip_header(self) -> int:
+        """Bytes of the IP header."""
         return IPV6_HEADER if is_ipv6(self.dst[0]) else IPV4_HEADER
 
 
@@ -181,8 +189,9 @@ class Pipe:
         return self._busy
 
     def in_order(self, size: int, path: Conditions) -> float:
-        """When ``size`` bytes of a stream arrive: nothing of it is lost, and nothing overtakes."""
+        """When ``size`` bytes of a stream arrive: what is lost is sent again, and nothing overtakes."""
         departure = (self.departure(size, path, patient=True) if path.rate else None) or self._clock.now
+        departure += waited(self._clock, path.loss, max(STREAM_RTO, 3 * path.delay))
         self._last_arrival = max(self._last_arrival, round(departure + path.delay, 9))
         return self._last_arrival
 
@@ -191,6 +200,15 @@ class Pipe:
         if path.oversize == Oversize.REPORT and packet.origin is not None:
             way_back = self._clock.now - packet.time
             self._clock.after(way_back, packet.origin.failed, packet.dst, Reason.TOO_BIG)
+
+
+def waited(clock: Clock, loss: float, rto: float) -> float:
+    """The seconds that a segment of TCP loses by retransmissions, which come after ``rto``, twice that, and so on."""
+    total = 0.0
+    while loss and total < STREAM_PATIENCE and clock.random.random() < loss:
+        total += rto
+        rto *= 2
+    return total
 
 
 class Access:

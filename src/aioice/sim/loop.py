@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .context import context_on
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 #: So many turns without the clock moving are a task that polls for ever.
 MAX_TURNS = 100_000
+#: Virtual seconds in which the tasks that are cancelled at the end of a run with a time limit must have ended.
+CLEANUP_TIME = 60.0
 #: As many tasks are named in the message of a deadlock.
 MAX_TASKS_TOLD = 20
 
@@ -66,6 +69,9 @@ class Loop(Endpoints):
         self.world = world
         self._turns = 0
         self._turned_at = -1.0
+        self._allowed = 0.0
+        #: When it is stopped; no event, since something that will happen would hide a deadlock.
+        self._end = inf
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed() else "running" if self.is_running() else "stopped"
@@ -94,6 +100,11 @@ class Loop(Endpoints):
         timer.event = self.world.at(when, self._due, timer)
         return timer
 
+    def allow(self, seconds: float | None) -> None:
+        """Let the loop run for so long from now on; then :meth:`run_forever` raises :exc:`TimeoutError`."""
+        self._allowed = seconds or 0.0
+        self._end = inf if seconds is None else self.world.now + seconds
+
     def _due(self, timer: _Timer) -> None:
         if not self.is_closed():
             self._ready.append(timer)
@@ -115,8 +126,12 @@ class Loop(Endpoints):
         """One turn: the next event of the world, if nobody is ready before it, and all that are ready then."""
         ready = self._ready
         if not ready and not self._stopping:
-            if self.world.next_time() is None:
-                raise Deadlock(self._explain())
+            following = self.world.next_time()
+            if following is None:
+                raise Deadlock(f"nothing will ever happen after {self._explain()}")
+            if following > self._end:
+                self.world.advance(self._end)
+                raise TimeoutError(f"it was not done within {self._allowed} virtual seconds: at {self._explain()}")
             self.world.step()
         if self.world.now != self._turned_at:
             self._turns, self._turned_at = 0, self.world.now
@@ -133,7 +148,7 @@ class Loop(Endpoints):
 
     def _explain(self) -> str:
         tasks = sorted(asyncio.all_tasks(self), key=_number)
-        lines = [f"nothing will ever happen after {self.world.now:.6g} s (seed {self.world.seed}), and these wait:"]
+        lines = [f"{self.world.now:.6g} s (seed {self.world.seed}), and these wait:"]
         lines += [f"  {task.get_name()}: {_where(task)}" for task in tasks[:MAX_TASKS_TOLD]]
         if len(tasks) > MAX_TASKS_TOLD:
             lines.append(f"  and {len(tasks) - MAX_TASKS_TOLD} more")
@@ -202,17 +217,11 @@ def run(world: World, main: Coroutine[Any, Any, T], host: Host | None, timeout: 
     else:
         main.close()
         raise RuntimeError("World.run() cannot be called from within a running event loop")
-    with asyncio.Runner(loop_factory=lambda: Loop(world)) as runner:
-        return runner.run(_limited(main, timeout), context=None if host is None else context_on(host))
-
-
-async def _limited(main: Coroutine[Any, Any, T], timeout: float | None) -> T:
-    """A time-out that ``main`` itself raises is its own."""
-    limit = asyncio.timeout(timeout)
-    try:
-        async with limit:
-            return await main
-    except TimeoutError as exc:
-        if limit.expired():
-            raise TimeoutError(f"it was not done within {timeout} virtual seconds") from exc
-        raise
+    loop = Loop(world)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        loop.allow(timeout)
+        try:
+            return runner.run(main, context=None if host is None else context_on(host))
+        finally:
+            # What is cancelled now may need some time to end, but must not hang for ever.
+            loop.allow(None if timeout is None else CLEANUP_TIME)

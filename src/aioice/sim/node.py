@@ -295,10 +295,15 @@ class Node:
     # ------------------------------------------------------------------------------------------------ what comes in
 
     def _stream_data(self, number: int, stream: Stream, data: bytes) -> None:
-        for frame in self.links[number].framer.feed(data):
-            if number not in self.links:
-                return
-            self._datagram(number, stream.peer, frame)
+        try:
+            frames = self.links[number].framer.feed(data)
+        except ValueError as error:
+            stream.close()
+            self.report(LinkClosed(number, Reason.NOT_STUN, str(error)))
+            return
+        for frame in frames:
+            if number in self.links:
+                self._datagram(number, stream.peer, frame)
 
     def _datagram(self, number: int, peer: Address, data: bytes) -> None:
         if is_stun(data):

@@ -137,6 +137,7 @@ class StunServer:
         self._rules.clear()
 
     def start(self) -> None:
+        """Open the ports; the constructor has done it."""
         self._socket = self.host.bind(*self.address)
         self._socket.on_datagram = self._datagram
         for listener in self._listeners():
@@ -151,6 +152,7 @@ class StunServer:
         self.close_streams()
 
     def close_streams(self) -> None:
+        """All TCP and TLS connections end."""
         while self.streams:
             self.streams.pop().close()
 

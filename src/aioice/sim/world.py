@@ -176,8 +176,10 @@ class World(Clock):
         is returned or raised here. Tasks that are left are cancelled, and sockets closed, as :func:`asyncio.run` does.
 
         :param host: where ``main`` runs; without one, it says where by ``with host:`` and ``host.create_task()``.
-        :param timeout: seconds of virtual time after which it is cancelled and :exc:`TimeoutError` raised.
-        :raises Deadlock: when nothing will ever happen any more, and ``main`` still waits.
+        :param timeout: seconds of virtual time after which it is given up; without one, agents that are connected and
+            never closed keep it running for ever.
+        :raises Deadlock: when nothing will ever happen any more, and ``main`` still waits; says what for.
+        :raises TimeoutError: after ``timeout``; says what was waited for.
         :raises RuntimeError: within a running event loop; there, await :func:`asyncio.sleep` to let time pass.
         """
         if self.loop is not None:
