@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
