@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from .core.diagnosis import Finding
+    from .core.inquiries import ServerReport
     from .core.machine import Address, Output
-    from .core.servers import ServerReport
     from .mdns import Publication
     from .net.interfaces import Addresses, Interfaces
     from .policy import AddressRewrite, RemoteFilter
@@ -386,7 +386,7 @@ class Connection(DataPath):
         """What became of asking each STUN and TURN server at each of its addresses, so far; a copy.
 
         A report has ``url``, ``component``, ``transport``, ``address`` and ``local`` address, ``verdict``
-        (:class:`~aioice.core.servers.ServerVerdict`), the error ``code`` (0 if there is none), ``detail`` for people,
+        (:class:`~aioice.core.inquiries.ServerVerdict`), the error ``code`` (0 if there is none), ``detail`` for people,
         the round-trip time ``rtt`` in seconds and the ``candidates``.
         """
         return self._agent.server_reports
