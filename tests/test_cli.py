@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -158,9 +157,7 @@ class TestExitCodes:
             main(["--help"])
         assert ended.value.code == 0 and "demo" in capsys.readouterr().out
 
-    def test_as_a_module(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr(sys, "argv", ["aioice", "--version"])
-        monkeypatch.delitem(sys.modules, "aioice.__main__")
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module("aioice", run_name="__main__", alter_sys=True)
-        assert ended.value.code == 0 and capsys.readouterr().out.startswith("aioice ")
+    def test_as_a_module(self) -> None:
+        command = [sys.executable, "-m", "aioice", "--version"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0 and ran.stdout.startswith("aioice ")

@@ -85,7 +85,7 @@ async def test_too_big(host: str, largest: int, monkeypatch: pytest.MonkeyPatch)
 
 async def test_receive_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """F52: the newest are dropped and counted, and there is room again when some are read."""
-    monkeypatch.setattr(ice, "RECEIVE_BUFFER", 10 * (72 + 128))
+    monkeypatch.setattr("aioice.data.RECEIVE_BUFFER", 10 * (72 + 128))
     a, b = pair()
     await connect(a, b)
     for number in range(25):

@@ -40,6 +40,7 @@ CORE_RANKS = {
     "questions": 1,
     "rewrites": 1,
     "servers": 1,
+    "inquiries": 1,
     "transactions": 3,
     "lifetime": 3,
     "allocation": 3,

@@ -9,7 +9,7 @@ from .ice import Candidate, Connection, ConnectionClosed, ConnectionState, Trans
 
 if TYPE_CHECKING:
     from . import mdns, trace, turn
-    from .core.servers import ServerReport, ServerVerdict
+    from .core.inquiries import ServerReport, ServerVerdict
     from .policy import AddressRewrite
     from .servers import IceServer, ephemeral_credentials
 
@@ -41,8 +41,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 _LAZY = {
     "AddressRewrite": "policy",
     "IceServer": "servers",
-    "ServerReport": "core.servers",
-    "ServerVerdict": "core.servers",
+    "ServerReport": "core.inquiries",
+    "ServerVerdict": "core.inquiries",
     "ephemeral_credentials": "servers",
 }
 

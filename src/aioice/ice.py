@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import logging
 import os
 from collections import Counter
-from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import stun
 from .core.address import canonical_host
-from .core.agent import Agent, AgentConfig
+from .core.agent import Agent
 from .core.candidate import (
     Candidate,
     candidate_foundation,
@@ -36,12 +34,12 @@ from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
 from .core.sending import NOTHING
 from .core.servers import StunServer, TurnServer
+from .data import CandidatePair, DataPath
 from .listeners import Listeners
 from .net.driver import Driver
 from .net.host import AsyncioHost
-from .net.queue import ReceiveQueue
-from .net.sender import HIGH_WATER
 from .protocol import ServerProtocol, StunProtocol
+from .settings import TransportPolicy, agent_config, host_filter_of, ports_of, validate_password, validate_username
 from .utils import random_string
 
 if TYPE_CHECKING:
@@ -49,11 +47,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from .core.diagnosis import Finding
+    from .core.inquiries import ServerReport
     from .core.machine import Address, Output
-    from .core.servers import ServerReport
     from .mdns import Publication
-    from .net.interfaces import Addresses, HostFilter, Interfaces
-    from .net.sender import Buffer
+    from .net.interfaces import Addresses, Interfaces
     from .policy import AddressRewrite, RemoteFilter
     from .servers import IceServer
 
@@ -85,28 +82,21 @@ CONSENT_INTERVAL = 5
 #: Consent expires after this many intervals without an answer.
 CONSENT_FAILURES = 6
 
-#: Bytes of received datagrams (each counted with 128 more) that wait for ``recv``; beyond them datagrams are dropped
-#: and counted.
-RECEIVE_BUFFER = 4 * 1024 * 1024
-#: Bytes that wait while a socket is blocked, before :meth:`Connection.send` waits too.
-SEND_BUFFER = HIGH_WATER
 #: Seconds that :meth:`Connection.close` waits for a server to confirm that a relay is deleted; the rest goes on behind.
 CLOSE_WAIT = 0.1
 
 _LIVE = (ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED)
-#: RFC 8839 §5.4.
-_ICE_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-
 connection_id = itertools.count()
 
 
-class TransportPolicy(Enum):
-    """Which candidates are used."""
+@lru_cache(4)
+def _shared_tunables(*values: float) -> Tunables:
+    return Tunables(values[0], int(values[1]), int(values[2]), values[3])
 
-    #: All of them.
-    ALL = 0
-    #: Only relayed ones: no address of this machine is shown to the peer (RFC 9429 §3.5.3).
-    RELAY = 1
+
+def _tunables() -> Tunables:
+    """What programs may have changed in the modules; one object for all connections."""
+    return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
 
 
 def candidate_pair_priority(local: Candidate, remote: Candidate, ice_controlling: bool) -> int:
@@ -139,54 +129,7 @@ def get_interface_names() -> dict[str, str]:
     return {str(local.address): local.interface for local in list_addresses()}
 
 
-def validate_username(value: str) -> None:
-    """Raises :class:`ValueError` unless the value is 4 to 256 ice-chars (RFC 8839 §5.4)."""
-    if not (4 <= len(value) <= 256 and _ICE_CHARS.issuperset(value)):
-        raise ValueError("Username must satisfy 4*256ice-char")
-
-
-def validate_password(value: str) -> None:
-    """Raises :class:`ValueError` unless the value is 22 to 256 ice-chars (RFC 8839 §5.4)."""
-    if not (22 <= len(value) <= 256 and _ICE_CHARS.issuperset(value)):
-        raise ValueError("Password must satisfy 22*256ice-char")
-
-
-class CandidatePair:
-    """The pair that carries the data of a component."""
-
-    __slots__ = ("protocol", "remote_candidate", "remote_addr", "send_soon")
-
-    def __init__(self, protocol: StunProtocol, remote_candidate: Candidate) -> None:
-        self.protocol = protocol
-        self.remote_candidate = remote_candidate
-        self.remote_addr: Address = (remote_candidate.address, remote_candidate.port)
-        #: ``send_soon(data, addr)`` of the transport in use.
-        self.send_soon: Callable[[bytes, Address], object]
-
-    def open(self) -> CandidatePair:
-        """The transport carries data from now on; ours count it, and gather what leaves together."""
-        transport: Any = self.protocol.transport
-        self.send_soon = getattr(transport, "send_soon", transport.sendto)
-        return self
-
-    @property
-    def component(self) -> int:
-        return self.local_candidate.component
-
-    @property
-    def local_candidate(self) -> Candidate:
-        return self.protocol.local_candidate
-
-    @property
-    def local_addr(self) -> Address:
-        return (self.local_candidate.host, self.local_candidate.port)
-
-    def __repr__(self) -> str:
-        remote = self.remote_candidate
-        return f"CandidatePair({self.local_addr} -> {(remote.host, remote.port)})"
-
-
-class Connection:
+class Connection(DataPath):
     """An ICE connection for a single data stream.
 
     :param ice_controlling: Whether the local peer has the controlling role.
@@ -260,9 +203,6 @@ class Connection:
         "_config",
         "_ice_servers",
         "_agent",
-        "_driver",
-        "_nominated",
-        "_was_connected",
         "_protocols",
         "_local_candidates",
         "_remote_candidates_end",
@@ -270,11 +210,6 @@ class Connection:
         "_gather_task",
         "_gathering",
         "_gathered",
-        "_queue",
-        "_receiver",
-        "send_buffer",
-        "_closed",
-        "_failure",
         "_dropped",
         "_state_waiters",
         "_listeners",
@@ -324,20 +259,15 @@ class Connection:
         receive_buffer: int | None = None,
         send_buffer: int | None = None,
     ) -> None:
-        if not 1 <= components <= 256:
-            raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
+        super().__init__(receive_buffer, send_buffer)
         if turn_transport not in ("udp", "tcp"):
             raise ValueError(f'turn_transport must be "udp" or "tcp", not {turn_transport!r}')
         if local_username is not None:
             validate_username(local_username)
         if local_password is not None:
             validate_password(local_password)
-        self._host_filter: HostFilter | None = None
-        if not (interfaces is None and addresses is None and not include_loopback):
-            from .net.interfaces import HostFilter
-
-            self._host_filter = HostFilter(interfaces, addresses, include_loopback)
-        self._ports = None if port_range is None else _ports(port_range)
+        self._host_filter = host_filter_of(interfaces, addresses, include_loopback)
+        self._ports = ports_of(port_range)
         self._hide_host_addresses = hide_host_addresses
         #: What answers for the names that stand for our addresses.
         self._publication: Publication | None = None
@@ -364,41 +294,32 @@ class Connection:
         self._components = range(1, components + 1)
         self._ssl_context = ssl_context
         self._ice_servers: tuple[IceServer, ...] = ()
-        more: dict[str, Any] = {}
         if ice_servers:
-            from .servers import ice_servers_of, servers_of
+            from .servers import ice_servers_of
 
             self._ice_servers = ice_servers_of(ice_servers)
-            more["servers"] = servers_of(self._ice_servers)
-        if candidate_types is not None or address_rewrites or remote_filter is not None:
-            from .policy import candidate_types_of, remote_filter_of, rewrites_of
-
-            more["candidate_types"] = candidate_types_of(candidate_types)
-            more["address_rewrites"] = rewrites_of(address_rewrites)
-            more["remote_filter"] = remote_filter_of(remote_filter)
-        if not (use_ipv4 and use_ipv6):
-            more["relay_families"] = (4,) * use_ipv4 + (6,) * use_ipv6
-        self._config = AgentConfig(
+        self._config = agent_config(
             controlling=ice_controlling,
             components=components,
-            relay_only=transport_policy is TransportPolicy.RELAY,
             lite=ice_lite,
             ta=max(ta, remote_ta),
             max_pairs=max_pairs,
             direct_patience=nomination_patience,
             relay_patience=relay_patience,
             patience=patience,
-            **more,
+            use_ipv4=use_ipv4,
+            use_ipv6=use_ipv6,
+            transport_policy=transport_policy,
+            ice_servers=self._ice_servers,
+            candidate_types=candidate_types,
+            address_rewrites=address_rewrites,
+            remote_filter=remote_filter,
         )
         told = os.environ.get("AIOICE_TRACE") if trace is None else None
         if trace is None and not told:
             self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
         else:
             self._agent = self._recorded_agent(trace, told, trace_hide_addresses)
-        self._driver: Driver | None = None
-        #: The pair in use of each component; there from the first valid pair on, replaced by the nominated one.
-        self._nominated: dict[int, CandidatePair] = {}
-        self._was_connected = False
         self._protocols: list[StunProtocol] = []
         self._local_candidates: list[Candidate] = []
         self._remote_candidates_end = False
@@ -407,12 +328,6 @@ class Connection:
         #: What callers wait for: the gathering, or :meth:`close`.
         self._gathering: asyncio.Future[None] | None = None
         self._gathered: Mapping[int, asyncio.Future[None]] = NOTHING
-        self._queue = ReceiveQueue(RECEIVE_BUFFER if receive_buffer is None else receive_buffer)
-        self._receiver: Callable[[bytes, int], object] | None = None
-        #: What the transports are told of when they open.
-        self.send_buffer = SEND_BUFFER if send_buffer is None else send_buffer
-        self._closed = False
-        self._failure = ""
         #: By the protocols that are gone.
         self._dropped: Mapping[str, int] = NOTHING
         self._state_waiters: tuple[asyncio.Future[None], ...] = ()
@@ -471,7 +386,7 @@ class Connection:
         """What became of asking each STUN and TURN server at each of its addresses, so far; a copy.
 
         A report has ``url``, ``component``, ``transport``, ``address`` and ``local`` address, ``verdict``
-        (:class:`~aioice.core.servers.ServerVerdict`), the error ``code`` (0 if there is none), ``detail`` for people,
+        (:class:`~aioice.core.inquiries.ServerVerdict`), the error ``code`` (0 if there is none), ``detail`` for people,
         the round-trip time ``rtt`` in seconds and the ``candidates``.
         """
         return self._agent.server_reports
@@ -854,159 +769,6 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # ------------------------------------------------------------------------------------------------------------- data
-
-    async def recv(self) -> bytes:
-        """The next datagram, of whatever component; a cancelled call loses none.
-
-        :raises ConnectionError: when not connected, or when the connection has ended and all that came before is read.
-        """
-        queue = self._queue
-        data = queue.pop()
-        if data is None:
-            driver = self._driver
-            if driver is not None and self._nominated and self._receiver is None:
-                waiter = queue.waiter(driver.loop)
-            else:
-                waiter = self._waiter()
-            try:
-                data, _ = await waiter
-            except asyncio.CancelledError:
-                queue.give_up(waiter)
-                raise
-        return data
-
-    async def recvfrom(self) -> tuple[bytes, int]:
-        """The next datagram and its component; a cancelled call loses none.
-
-        :raises ConnectionError: as :meth:`recv`.
-        """
-        item = self._queue.get_nowait()
-        if item is None:
-            waiter = self._waiter()
-            try:
-                item = await waiter
-            except asyncio.CancelledError:
-                self._queue.give_up(waiter)
-                raise
-        return item
-
-    async def recv_many(self, max: int = 64) -> list[bytes]:
-        """The datagrams that have come, of whatever component, ``max`` at most; waits for one if there are none.
-
-        :raises ConnectionError: as :meth:`recv`.
-        """
-        if max < 1:
-            raise ValueError("max must be at least 1")
-        datagrams = self._queue.pop_many(max)
-        if not datagrams:
-            first = await self.recv()
-            datagrams = [first, *self._queue.pop_many(max - 1)]
-        return datagrams
-
-    def _waiter(self) -> asyncio.Future[tuple[bytes, int]]:
-        """For the next datagram, unless there is nothing to wait for."""
-        if self._receiver is not None:
-            raise RuntimeError("the datagrams go to the receiver that was set by set_receiver()")
-        connected = self._nominated or (self._was_connected and self.state is not ConnectionState.FAILED)
-        if not (connected or self._closed):
-            raise ConnectionError("Cannot receive data, not connected")
-        return self._queue.waiter()
-
-    def set_receiver(self, receiver: Callable[[bytes, int], object] | None) -> None:
-        """Have ``receiver(data, component)`` called for each datagram, from the loop: the shortest way for protocols.
-
-        It gets at once what has come before. None lets :meth:`recv` have the datagrams again. What it raises goes to
-        the loop's exception handler. That the connection has ended tell the events.
-
-        :raises RuntimeError: while :meth:`recv` waits.
-        """
-        if receiver is not None and self._queue.awaited:
-            raise RuntimeError("recv() is waiting for a datagram")
-        self._receiver = receiver
-        while self._receiver is not None and (item := self._queue.get_nowait()) is not None:
-            self._hand_over(self._receiver, *item)
-
-    async def send(self, data: Buffer) -> None:
-        """Send a datagram on the first component: bytes, or what else is a buffer of bytes.
-
-        Waits only while more than ``send_buffer`` bytes wait for a blocked socket. A datagram of many in one turn of
-        the loop may leave at the end of that turn; :meth:`close` sends it before. Order is kept.
-
-        :raises ConnectionError: when not connected; with ``errno.EMSGSIZE`` when the datagram is too big.
-        """
-        pair = self._nominated.get(1)
-        if pair is None or pair.protocol.paused:
-            pair = await self._pair_with_room(1)
-        try:
-            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
-        except OSError as exc:
-            raise _not_sent(data, exc) from exc
-
-    async def sendto(self, data: Buffer, component: int) -> None:
-        """Send a datagram on a component.
-
-        :raises ConnectionError: as :meth:`send`.
-        """
-        pair = self._nominated.get(component)
-        if pair is None or pair.protocol.paused:
-            pair = await self._pair_with_room(component)
-        try:
-            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
-        except OSError as exc:
-            raise _not_sent(data, exc) from exc
-
-    def send_nowait(self, data: Buffer, component: int = 1) -> bool:
-        """As :meth:`sendto`, but where that would wait nothing is sent and False returned.
-
-        :raises ConnectionError: as :meth:`send`.
-        """
-        pair = self._pair(component)
-        if pair.protocol.paused:
-            return False
-        try:
-            pair.send_soon(data if type(data) is bytes else bytes(memoryview(data)), pair.remote_addr)
-        except OSError as exc:
-            raise _not_sent(data, exc) from exc
-        return True
-
-    async def send_many(self, datagrams: Iterable[Buffer], component: int = 1) -> None:
-        """Send datagrams in their order, at once and together where they are of one size; waits as :meth:`send`.
-
-        :raises ConnectionError: as :meth:`send`; those before one that is too big have been sent.
-        """
-        waiting = [data if type(data) is bytes else bytes(memoryview(data)) for data in datagrams]
-        pair = self._pair(component)
-        while waiting:
-            if pair.protocol.paused:
-                pair = await self._pair_with_room(component)
-            send_many = getattr(pair.protocol.transport, "send_many", None)
-            try:
-                if send_many is not None:
-                    waiting = waiting[send_many(waiting, pair.remote_addr) :]
-                else:
-                    pair.send_soon(waiting[0], pair.remote_addr)
-                    del waiting[0]
-            except OSError as exc:
-                raise _not_sent(max(waiting, key=len), exc) from exc
-
-    def _pair(self, component: int) -> CandidatePair:
-        pair = self._nominated.get(component)
-        if pair is None:
-            raise ConnectionError(f"Cannot send data, not connected{self._why_not()}")
-        return pair
-
-    async def _pair_with_room(self, component: int) -> CandidatePair:
-        """The pair in use, when its transport takes more."""
-        pair = self._pair(component)
-        while pair.protocol.paused:
-            await pair.protocol.room()
-            pair = self._pair(component)
-        return pair
-
-    def _why_not(self) -> str:
-        return f": {self._failure}" if self._failure else ""
-
     # ----------------------------------------------------------------------------------------------------------- events
 
     async def get_event(self) -> ConnectionEvent | None:
@@ -1022,29 +784,6 @@ class Connection:
         return self._listeners.reader()
 
     # ------------------------------------------------------------------------------------------ what the protocols tell
-
-    def data_received(self, data: bytes, component: int) -> None:
-        """Application data came from an address that may send it."""
-        if self._receiver is None:
-            self._queue.put(data, component)
-        else:
-            self._hand_over(self._receiver, data, component)
-
-    def datagrams_received(self, datagrams: list[bytes], component: int) -> None:
-        """Many that came together."""
-        if self._receiver is None and getattr(self.data_received, "__func__", None) is _DATA_RECEIVED:
-            self._queue.put_many(datagrams, component)
-            return
-        for data in datagrams:
-            self._hand_over(self.data_received, data, component)
-
-    def _hand_over(self, receiver: Callable[[bytes, int], object], data: bytes, component: int) -> None:
-        try:
-            receiver(data, component)
-        except Exception as exc:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": f"aioice: exception in the receiver of {self}", "exception": exc}
-            )
 
     def _stun_received(self, link: int, peer: Address, data: bytes) -> None:
         if self._driver is not None:
@@ -1137,22 +876,10 @@ class Connection:
     def _route(self, route: Route) -> None:
         protocol = self._protocol_of(route.link)
         if protocol is not None:
-            self._wake_writers(route.component)
-            self._nominated[route.component] = CandidatePair(protocol, route.remote).open()
-            self._was_connected = True
-
-    def _wake_writers(self, component: int) -> None:
-        """Who waits for room on the pair in use shall look which is in use now."""
-        pair = self._nominated.get(component)
-        if pair is not None:
-            pair.protocol.wake_writers()
+            self._use(route.component, protocol, route.remote)
 
     def _unroute(self, unroute: Unroute) -> None:
-        """The peer may no longer want what still waits to be sent (RFC 7675 §5.1)."""
-        self._wake_writers(unroute.component)
-        pair = self._nominated.pop(unroute.component, None)
-        if pair is not None and (discard := getattr(pair.protocol.transport, "discard", None)) is not None:
-            discard(pair.remote_addr)
+        self._stop_using(unroute.component)
 
     def _accept(self, accept: Accept) -> None:
         protocol = self._protocol_of(accept.link)
@@ -1251,33 +978,6 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"Connection({self._id})"
-
-
-_DATA_RECEIVED = Connection.data_received
-
-
-def _not_sent(data: Buffer, exc: OSError) -> ConnectionError:
-    return ConnectionError(exc.errno or errno.EIO, f"Cannot send {len(data)} bytes: {exc.strerror}")
-
-
-@lru_cache(4)
-def _shared_tunables(*values: float) -> Tunables:
-    return Tunables(values[0], int(values[1]), int(values[2]), values[3])
-
-
-def _tunables() -> Tunables:
-    """What programs may have changed in the modules; one object for all connections."""
-    return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
-
-
-def _ports(port_range: tuple[int, int]) -> range:
-    try:
-        low, high = port_range
-        if not 1 <= low <= high <= 65535:
-            raise ValueError
-        return range(low, high + 1)
-    except (TypeError, ValueError):
-        raise ValueError(f"port_range must be two ports from 1 to 65535, the lower first, not {port_range!r}") from None
 
 
 def _why_unusable(remote: Candidate) -> str:

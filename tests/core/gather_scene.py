@@ -8,6 +8,7 @@ from typing import Any
 from aioice.core.candidate import Candidate
 from aioice.core.credentials import make_integrity_key
 from aioice.core.gathering import Found, Gathered, Gatherer
+from aioice.core.inquiries import ServerReport
 from aioice.core.machine import (
     Address,
     Close,
@@ -25,7 +26,7 @@ from aioice.core.machine import (
     Tunables,
 )
 from aioice.core.message import Class, Message, Method, Several, parse_message
-from aioice.core.servers import ServerReport, StunServer, TurnServer
+from aioice.core.servers import StunServer, TurnServer
 from tests.core.pairs import counter
 
 STUN = ("192.0.2.1", 3478)

@@ -15,7 +15,7 @@ from aioice.core.allocation import (
     Permitted,
     State,
 )
-from aioice.core.machine import Address, Close, Deliver, Done, OpenRelay
+from aioice.core.machine import Address, ChannelUnbound, Close, Deliver, Done, OpenRelay
 from aioice.core.message import Class, Message, Method
 from tests.core.allocation_scene import (
     CHECK,
@@ -197,6 +197,8 @@ class TestRefresh:
         scene.run(501)
         assert [(lost.relay_link, lost.code) for lost in scene.take(AllocationLost)] == [(RELAY6, code)]
         assert scene.take(Close) == [Close(RELAY6)]
+        # Nor does data pass by us there any more.
+        assert scene.channels[-1] == ChannelUnbound(RELAY6, PEER6)
         assert scene.allocation.state is State.READY
         scene.seen.clear()
         scene.run(3600)

@@ -21,7 +21,7 @@ from aioice.core.connectivity import (
     Valid,
 )
 from aioice.core.generation import MAX_EARLY_CHECKS, MAX_PEER_REFLEXIVE
-from aioice.core.machine import Reason, Transmit, Tunables
+from aioice.core.machine import Close, Reason, Transmit, Tunables
 from aioice.core.message import Class, Message, Method, parse_message
 from aioice.core.responder import BURST
 from tests.core.check_scene import ELSEWHERE, MAPPED, PEER, TA, TIE_BREAKER, Scene, check, unknown_attribute
@@ -1023,9 +1023,10 @@ class TestGenerations:
         scene = Scene()
         pair = scene.pair()
         scene.checker.handle_stun(scene.now, scene.base, pair.peer, bytes(check()))
+        scene.checker._outputs.append(Close(9))  # others use the same queue
         scene.checker.stop()
         outputs = list(iter(scene.checker.poll_output, None))
-        assert [type(output) for output in outputs] == [Transmit, Transmit]
+        assert [type(output) for output in outputs] == [Transmit, Transmit, Close]
         assert scene.checker.poll_timeout() is None
         assert scene.hear() is not None  # a stranger by now
         assert scene.told == [] and scene.checks == []

@@ -58,7 +58,6 @@ async def test_each_way_alone(coturn: Coturn, way: int) -> None:
     async with relayed(server, ssl_context=coturn.client_context()) as a, Connection(False) as b:
         await connect(a, b)
         await talk(a, b)
-        # coturn says in the same answer that it has no IPv6: nothing else is asked for.
         (report,) = a.server_reports
         assert report.verdict == "answered" and report.rtt is not None
         assert report.candidates == tuple(a.local_candidates)

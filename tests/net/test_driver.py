@@ -35,7 +35,8 @@ from aioice.core.machine import (
     Tunables,
     Unroute,
 )
-from aioice.net.driver import Driver, RelayTransport
+from aioice.net.driver import Driver
+from aioice.net.relay import RelayTransport
 from tests.net.bench import PEER, Bench, Wire
 from tests.net.support import Recorder, turns, until
 

@@ -21,7 +21,7 @@ from .output import (
 if TYPE_CHECKING:
     import argparse
 
-    from ..core.servers import ServerReport
+    from ..core.inquiries import ServerReport
     from ..servers import IceServer
 
 #: Verdicts that are nobody's fault.

@@ -37,9 +37,9 @@ from .servers import RelayPermits, RelayRefused, RelayUnreachable, StunServer, T
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .inquiries import ServerReport
     from .machine import Address, Output, Report
     from .rewrites import AddressRewrite
-    from .servers import ServerReport
 
 
 class AgentConfig(Record):

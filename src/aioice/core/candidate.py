@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +232,8 @@ def is_end_of_candidates(text: str | None) -> bool:
 @lru_cache(256)
 def candidate_foundation(candidate_type: str, candidate_transport: str, base_address: str, *, server: str = "") -> str:
     """The same text for candidates of one type, transport, base and STUN or TURN server (RFC 8445 §5.1.1.3)."""
+    import hashlib
+
     key = f"{candidate_type}|{candidate_transport.lower()}|{base_address}|{server}"
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 

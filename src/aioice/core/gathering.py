@@ -32,24 +32,13 @@ from .machine import (
 )
 from .message import parse_message
 from .record import Record
-from .servers import (
-    Asked,
-    Ended,
-    Inquiry,
-    Mapped,
-    Relayed,
-    RelayLost,
-    RelayRefused,
-    ServerReport,
-    ServerVerdict,
-    StunServer,
-    TurnServer,
-)
+from .servers import Asked, Ended, Mapped, Relayed, RelayLost, RelayRefused, StunServer, TurnServer
 from .waiting import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from .inquiries import Inquiry, ServerReport
     from .machine import Address, Report, Tunables
     from .message import Message
     from .questions import Questions
@@ -286,6 +275,8 @@ class Gatherer:
     # ------------------------------------------------------------------------------------------------------ asking
 
     def _look_up(self, now: float, job: Job, server: StunServer) -> None:
+        from .inquiries import Inquiry, ServerVerdict
+
         inquiry = Inquiry(server, job.component, now)
         if server.transport != "udp" or server.tls:
             inquiry.end(ServerVerdict.NOT_SUPPORTED, "STUN over TCP or TLS tells nothing about UDP sockets")
@@ -319,6 +310,8 @@ class Gatherer:
             self._forget(inquiry)
             self._ask_stun(now, job, server, addresses[:MAX_ADDRESSES])
         else:
+            from .inquiries import ServerVerdict
+
             inquiry.end(ServerVerdict.NAME_NOT_FOUND, "the name has no addresses")
         self._ended(now, Ended(inquiry))
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from .candidate import Candidate
     from .checklist import Base
+    from .inquiries import ServerReport
     from .machine import Address
-    from .servers import ServerReport
 
 #: No names: nothing is hidden.
 NOTHING: Mapping[str, str] = {}

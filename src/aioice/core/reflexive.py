@@ -6,11 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .address import canonical_host
+from .inquiries import Inquiry, ServerVerdict, explain, verdict_of
 from .machine import Reason, Transmit
 from .message import Class, Message, Method
 from .record import Record
 from .requests import Requests
-from .servers import Ended, Inquiry, Mapped, ServerVerdict, explain, verdict_of
+from .servers import Ended, Mapped
 from .turn_errors import describe
 
 if TYPE_CHECKING:

@@ -24,20 +24,9 @@ from .allocation import (
     WantCredentials,
 )
 from .demux import is_channel_data, is_stun
+from .inquiries import Inquiry, ServerVerdict, explain, verdict_of
 from .machine import Connected, Done, Opened, OpenRelay, OpenStream, OpenUdp
-from .servers import (
-    Asked,
-    Ended,
-    Inquiry,
-    Relayed,
-    RelayLost,
-    RelayPermits,
-    RelayRefused,
-    RelayUnreachable,
-    ServerVerdict,
-    explain,
-    verdict_of,
-)
+from .servers import Asked, Ended, Relayed, RelayLost, RelayPermits, RelayRefused, RelayUnreachable
 from .turn_errors import Step
 from .turn_errors import verdict as next_step
 

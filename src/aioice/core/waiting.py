@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .servers import Inquiry, StunServer
+    from .inquiries import Inquiry
+    from .servers import StunServer
 
 #: A server that shows no sign of life holds gathering this long, in seconds: two transmissions of a query (RFC 8489
 #: §6.2.1) and an answer.

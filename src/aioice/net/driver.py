@@ -39,7 +39,6 @@ from aioice.core.machine import (
 )
 
 from .host import reason_of
-from .relay import Channel, RelayTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -346,6 +345,8 @@ class Driver:
         self._await_link(link, opening, reason_of, stream=True)
 
     def _open_relay(self, output: OpenRelay) -> None:
+        from .relay import RelayTransport  # many programs have none
+
         link = output.link
         try:
             protocol = self._protocol_factory(link)
@@ -427,11 +428,15 @@ class Driver:
             task.cancel()
 
     def _channel_bound(self, output: ChannelBound) -> None:
+        from .relay import Channel, RelayTransport
+
         relay, server = self.links.get(output.link), self.links.get(output.via)
         if isinstance(relay, RelayTransport) and server is not None:
             relay.bind(output.peer, Channel(output.number, server, output.server, self.protocol(output.via)))
 
     def _channel_unbound(self, output: ChannelUnbound) -> None:
+        from .relay import RelayTransport
+
         relay = self.links.get(output.link)
         if isinstance(relay, RelayTransport):
             relay.unbind(output.peer)

@@ -54,9 +54,12 @@ async def open_stream(
         if context is None:
             await loop.create_connection(lambda: stream, *peer)
         else:
-            tell = getattr(protocol, "stream_connected", lambda: None)
-            sock = await _connected(loop, peer, tell)
-            await loop.create_connection(lambda: stream, sock=sock, **options)
+            sock = await _connected(loop, peer)
+            if sock is None:
+                await loop.create_connection(lambda: stream, *peer, **options)
+            else:
+                getattr(protocol, "stream_connected", lambda: None)()
+                await loop.create_connection(lambda: stream, sock=sock, **options)
     except asyncio.CancelledError:
         stream.give_up()
         raise
@@ -70,16 +73,18 @@ async def open_stream(
     return stream.link
 
 
-async def _connected(loop: asyncio.AbstractEventLoop, peer: Address, tell: Callable[[], object]) -> socket.socket:
-    """A TCP socket to ``peer``."""
+async def _connected(loop: asyncio.AbstractEventLoop, peer: Address) -> socket.socket | None:
+    """A TCP socket to ``peer``; None on loops that know no sockets."""
     sock = socket.socket(socket.AF_INET6 if ":" in peer[0] else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, peer)
+    except NotImplementedError:
+        sock.close()
+        return None
     except BaseException:
         sock.close()
         raise
-    tell()
     return sock
 
 

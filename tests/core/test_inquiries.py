@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from aioice.core.inquiries import Inquiry, ServerVerdict, explain, url_of, verdict_of
 from aioice.core.machine import Reason
-from aioice.core.servers import Inquiry, ServerVerdict, StunServer, TurnServer, explain, url_of, verdict_of
+from aioice.core.servers import StunServer, TurnServer
 
 
 @pytest.mark.parametrize(
