@@ -25,7 +25,7 @@ BLOCKS = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if (found := BLOCK.findall(path.read_text()))
 }
-LINK = re.compile(r"\]\(([^():#]+)")
+LINK = re.compile(r"\]\(([^():#]+)[)#]")
 #: Of one page, the block that is a test file.
 TEST_FILE = "# test_"
 
