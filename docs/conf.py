@@ -25,6 +25,7 @@ html_theme_options = {
 }
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["_static"]  # the theme reads custom.css
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 2
