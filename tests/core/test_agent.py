@@ -1028,6 +1028,15 @@ class TestAccepting:
         scene.agent.select(scene.now, 1, scene.link, peer_candidate(port=4321))
         assert scene.drain().take(Revoke) == [Revoke(scene.link, (ELSEWHERE[0], 6000))]
 
+    def test_those_of_a_lost_base_make_room(self) -> None:
+        """Relays that are made anew for days must not end with data that nobody takes."""
+        scene = Scene().ready(hosts=(HOST, OTHER))
+        first, second = (pair.base.link for pair in scene.agent.check_list)
+        for port in range(MAX_ACCEPTED):
+            scene.hear((ELSEWHERE[0], 6000 + port), link=first)
+        scene.lose(first).hear(ELSEWHERE, link=second)
+        assert scene.take(Accept)[-1] == Accept(second, ELSEWHERE, 1) and scene.take(Revoke) == []
+
     def test_no_room_at_all(self) -> None:
         scene = Scene().gather()
         for port in range(MAX_ACCEPTED + 1):

@@ -532,6 +532,7 @@ class Agent:
         self._local_candidates[:] = [c for c in self._local_candidates if c not in lost.candidates]
         self._outputs.append(Notify(lost))
         self._checker.base_lost(lost.link)
+        self._accepting.base_lost(lost.link)
         lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
         for generation, pair in lost_pairs:
             generation.checks.fail(pair, f"local socket lost: {lost.detail}")

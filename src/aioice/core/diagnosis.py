@@ -418,8 +418,8 @@ def _kinds(candidates: Iterable[Candidate]) -> str:
 
 
 def _pair(pair: Pair) -> str:
-    local = pair.base.candidate
-    return f"{local.type} {local.host}:{local.port} → {pair.remote.type} {pair.peer[0]}:{pair.peer[1]}"
+    local, remote = pair.base.shown, pair.remote  # neither an address of ours that is hidden nor one of the peer's
+    return f"{local.type} {local.host}:{local.port} → {remote.type} {_shown(remote.host)}:{remote.port}"
 
 
 def _shown(text: object) -> str:

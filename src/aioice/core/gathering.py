@@ -441,7 +441,8 @@ class Gatherer:
             self._reflexive.end(link, None, reason, detail)
         base = self._bases.pop(link, None)
         if base is not None:
-            self._outputs.append(BaseLost(link, f"{reason}: {detail}", self._told_of(base)))
+            why = f"{reason}: {detail}" if detail else str(reason)
+            self._outputs.append(BaseLost(link, why, self._told_of(base)))
             self._outputs.append(Close(link))
 
     def _told_of(self, base: Base) -> tuple[Candidate, ...]:
