@@ -547,6 +547,11 @@ class TestFailure:
         assert scene.agent.state is FAILED
         assert scene.failure == "all 1 pairs of component 1 failed: 1 × connection refused"
 
+    def test_too_big_says_nothing_about_the_peer(self) -> None:
+        """ICMP says it about whatever was sent there last, and anybody may forge it."""
+        scene = Scene().ready().report(SendFailed(1, PEER, Reason.TOO_BIG))
+        assert scene.pair.state is PairState.IN_PROGRESS
+
 
 class TestBaseLost:
     def test_its_pairs_are_dead(self) -> None:

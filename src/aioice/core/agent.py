@@ -28,7 +28,7 @@ from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChan
 from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
 from .hiding import related_address
-from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
+from .machine import Deliver, Done, Notify, Reason, Resolve, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
@@ -449,7 +449,7 @@ class Agent:
         elif isinstance(report, Resolved) and self._is_remote_name(report.query):
             self._resolved(now, report)
         else:
-            if isinstance(report, SendFailed):
+            if isinstance(report, SendFailed) and report.reason is not Reason.TOO_BIG:
                 self._checker.unreachable(now, report.link, report.peer, report.reason)
             self._gatherer.handle_report(now, report)
         self._drain_children(now)

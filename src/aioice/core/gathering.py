@@ -429,7 +429,8 @@ class Gatherer:
 
     def _link_report(self, now: float, report: Opened | OpenFailed | LinkClosed | SendFailed) -> None:
         if isinstance(report, SendFailed):
-            if self._reflexive is not None:
+            # A datagram of the application may be too big for a path that takes our queries.
+            if self._reflexive is not None and report.reason is not Reason.TOO_BIG:
                 self._reflexive.end(report.link, report.peer, report.reason)
         elif isinstance(report, LinkClosed):
             self._base_lost(report.link, report.reason, report.detail)
