@@ -28,7 +28,7 @@ UNANSWERED = 2
 #: Datagrams of strangers that are worth a word; a few are left over from every earlier use of a port.
 STRANGERS = 10
 
-#: How each verdict on a server (:class:`aioice.core.servers.Verdict`) is told: code, what it did, what to do about it.
+#: How each :class:`aioice.core.inquiries.ServerVerdict` is told: code, what it did, what to do about it.
 _VERDICTS = {
     "timed out": (
         "server-silent",
@@ -287,7 +287,7 @@ class _Examination:
 
     def _servers(self) -> Iterator[Finding]:
         """One finding for each server that gave nothing, whatever the number of components and addresses."""
-        reports: Iterable[Any] = getattr(self.agent, "server_reports", ())
+        reports = self.agent.server_reports
         useful = {report.url for report in reports if str(report.verdict) == "answered"}
         told: set[tuple[str, str]] = set()
         for report in reports:
