@@ -331,6 +331,7 @@ class Agent:
         self._checker.use([self._generation, *previous])
         self._accepting.restart()
         self._gatherer.keep(now, True)
+        self._drain_children(now)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""

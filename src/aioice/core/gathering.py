@@ -218,6 +218,7 @@ class Gatherer:
         """Whether candidates may still be needed that no pair in use stands on: keep their bindings alive."""
         if self._reflexive is not None:
             self._reflexive.keep(now, keeping)
+            self._settle(now)
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
