@@ -46,6 +46,17 @@ class TestOrdinaryChecks:
         assert scene.last.attributes["ICE-CONTROLLED"] == TIE_BREAKER
         assert "ICE-CONTROLLING" not in scene.last.attributes
 
+    def test_one_tie_breaker_for_all(self) -> None:
+        # RFC 8445 §16.1
+        scene = Scene(components=2)
+        pair = scene.valid()
+        scene.checked(at=base(2, component=2))
+        scene.checker.nominate(scene.now, scene.generation, pair)
+        scene.checker.ask_consent(scene.now, scene.generation, pair, 30.0)
+        scene.drain()
+        said = [parse_message(transmit.data).attributes["ICE-CONTROLLING"] for transmit in scene.checks]
+        assert said == [TIE_BREAKER] * 4
+
     def test_one_every_ta(self) -> None:
         # RFC 8445 §6.1.4.2, §14.2
         scene = Scene()
