@@ -65,6 +65,24 @@ async def test_connect(components: int, hosts: tuple[str, ...], monkeypatch: pyt
     assert (a.state, b.state) == ("closed", "closed")
 
 
+async def test_drawn_credentials() -> None:
+    """RFC 8445 §5.3: of 24 and 128 random bits at least; each character takes a byte."""
+    connections = [Connection(ice_controlling=True) for _ in range(2)]
+    usernames = {connection.local_username for connection in connections}
+    passwords = {connection.local_password for connection in connections}
+    assert len(usernames) == len(passwords) == 2
+    assert min(map(len, usernames)) >= 24 / 8 and min(map(len, passwords)) >= 128 / 8
+    await close(*connections)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "used"), [(0.005, 0.0, 0.005), (0.005, 0.05, 0.05), (0.05, 0.02, 0.05)])
+async def test_the_higher_pacing_counts(ours: float, theirs: float, used: float) -> None:
+    """RFC 8445 §14.2."""
+    connection = Connection(ice_controlling=True, ta=ours, remote_ta=theirs)
+    assert connection._agent.config.ta == used
+    await connection.close()
+
+
 async def test_connect_twice_at_once() -> None:
     a, b = pair()
     await gather(a, b)

@@ -46,6 +46,17 @@ class TestOrdinaryChecks:
         assert scene.last.attributes["ICE-CONTROLLED"] == TIE_BREAKER
         assert "ICE-CONTROLLING" not in scene.last.attributes
 
+    def test_one_tie_breaker_for_all(self) -> None:
+        # RFC 8445 §16.1
+        scene = Scene(components=2)
+        pair = scene.valid()
+        scene.checked(at=base(2, component=2))
+        scene.checker.nominate(scene.now, scene.generation, pair)
+        scene.checker.ask_consent(scene.now, scene.generation, pair, 30.0)
+        scene.drain()
+        said = [parse_message(transmit.data).attributes["ICE-CONTROLLING"] for transmit in scene.checks]
+        assert said == [TIE_BREAKER] * 4
+
     def test_one_every_ta(self) -> None:
         # RFC 8445 §6.1.4.2, §14.2
         scene = Scene()
@@ -657,7 +668,7 @@ class TestTriggeredChecks:
         scene = Scene(controlling=False)
         best, worse = scene.valid(priority=5), scene.pair(priority=3)
         scene.generation.selection.nominate(best)
-        scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer)
+        assert scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), worse.peer) is not None
         assert len(scene.checks) == 1 and not worse.use_candidate
         better = scene.pair(priority=9)
         scene.hear(check("ICE-CONTROLLING"), better.peer)
@@ -836,6 +847,18 @@ class TestNomination:
         assert "USE-CANDIDATE" not in scene.last.attributes
         scene.answer(scene.checks[-1])
         assert scene.take(Nominated) == [Nominated(scene.generation, pair)]
+
+    @pytest.mark.parametrize("code", [400, 0])
+    def test_by_the_peer_of_a_pair_whose_check_fails(self, code: int) -> None:
+        # RFC 8445 §7.2.5.3.4, §7.3.1.5; 0: no answer
+        scene = Scene(controlling=False, tunables=Tunables(retry_max=0, retry_rto=1.0))
+        pair = scene.pair()
+        scene.hear(check("ICE-CONTROLLING", USE_CANDIDATE=None), pair.peer)
+        if code:
+            scene.answer(scene.checks[-1], code)
+        scene.wait(20.0)
+        assert pair.state is PairState.FAILED and not pair.use_candidate
+        assert scene.take(Nominated) == [] and scene.take(Dead) == [Dead(scene.generation, pair)]
 
     def test_by_a_peer_that_does_not_control(self) -> None:
         scene = Scene()

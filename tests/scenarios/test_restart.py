@@ -59,6 +59,19 @@ class TestRestart:
         moved = [round(time, 6) for time, out in p.left.node.outputs if isinstance(out, Route)]
         assert moved == [0.05, 1.1]
 
+    @pytest.mark.parametrize("both", [False, True])
+    def test_the_roles_stay(self, both: bool) -> None:
+        """§6.1.1, §9: also those that a conflict has changed."""
+        p = connected(right={"controlling": True}) if both else connected()
+        roles = [peer.agent.controlling for peer in p]
+        assert sorted(roles) == [False, True]
+        p.restart()
+        p.until_complete()
+        assert [peer.agent.controlling for peer in p] == roles
+        for peer, role in zip(p, roles, strict=True):
+            late = [check.message.attributes for check in peer.checks if check.time >= 1.0]
+            assert late and all(("ICE-CONTROLLING" in check) is role for check in late)
+
     def test_new_credentials_in_the_new_checks(self) -> None:
         p = connected()
         p.restart()
