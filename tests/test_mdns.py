@@ -89,6 +89,18 @@ class TestResolve:
             assert await querier.resolve(NAME) == "192.0.2.55"
             assert places(responder) == places(querier) == {family}
 
+    async def test_hops(self) -> None:
+        """RFC 6762 §11: 255, for those who want to see that an answer comes from the link."""
+        async with protocols(1) as (protocol,):
+            await protocol.publish(NAME, "192.0.2.55")
+            limits = {
+                sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS)
+                if sock.family == socket.AF_INET6
+                else sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
+                for sock in open_sockets()
+            }
+            assert limits == {255}
+
     async def test_all_interfaces_and_families(self) -> None:
         """F44"""
         async with protocols(1) as (protocol,):

@@ -91,6 +91,19 @@ async def test_restart_of_one_side_first() -> None:
     await close(a, b)
 
 
+async def test_fragments_and_passwords_are_random() -> None:
+    """RFC 8839 §5.4: at the beginning and at each restart."""
+    seen = set()
+    connection = Connection(ice_controlling=True)
+    for _ in range(3):
+        connection.restart()
+        for other in (connection, Connection(ice_controlling=True)):
+            assert (len(other.local_username), len(other.local_password)) == (4, 22)
+            seen.add(other.local_password)
+    assert len(seen) == 6
+    await connection.close()
+
+
 async def test_restart_with_given_credentials() -> None:
     connection = Connection(ice_controlling=True, local_username="first", local_password="f" * 22)
     connection.restart("second", "s" * 22)

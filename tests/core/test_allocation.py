@@ -52,6 +52,7 @@ class TestAllocate:
         first, second = scene.requests(Method.ALLOCATE)
         assert first.message is not None and second.message is not None
         assert set(first.message.attributes) == {"LIFETIME", "REQUESTED-TRANSPORT"}
+        assert second.message.attributes["REQUESTED-TRANSPORT"] == 17 << 24  # RFC 8656 §18.8
         assert second.message.attributes["LIFETIME"] == 600
         assert second.message.attributes["USERNAME"] == "user"
         assert first.message.transaction_id != second.message.transaction_id

@@ -17,6 +17,7 @@ from aioice.core.allocation import (
 )
 from aioice.core.machine import Address, ChannelUnbound, Close, Deliver, Done, OpenRelay
 from aioice.core.message import Class, Message, Method
+from aioice.core.peers import BATCH
 from tests.core.allocation_scene import (
     CHECK,
     LINK,
@@ -176,6 +177,17 @@ class TestData:
         scene.seen.clear()
         scene.run(241)
         assert [hosts(seen) for seen in scene.seen] == [[PEER[0], PEER6[0]]]
+
+    def test_a_full_batch_fits_into_an_ipv6_packet(self) -> None:
+        # RFC 8489 §6.1: 1280 bytes with the headers of IPv6 and UDP.
+        scene = dual()
+        for number in range(BATCH):
+            scene.allocation.permit(scene.now, f"2001:db8::{number:x}")
+        scene.settle()
+        scene.seen.clear()
+        scene.run(241)
+        (request,) = scene.requests(Method.CREATE_PERMISSION)
+        assert len(hosts(request)) == BATCH and len(request.data) <= 1280 - 48
 
 
 class TestRefresh:

@@ -135,6 +135,19 @@ class TestAttributes:
         assert parsed.attributes["MAPPED-ADDRESS"] == IPV4
         assert parse_message(message(attribute(0x0009, bytes.fromhex("fffffc01")))).error_code == 401
 
+    def test_reserved_bits_of_an_address_error(self) -> None:
+        # RFC 8656 §18.12
+        parsed = parse_message(message(attribute(0x8001, bytes.fromhex("02fffc286e6f")), kind=0x0103))
+        assert parsed.attributes["ADDRESS-ERROR-CODE"] == (2, 440, "no")
+
+    @pytest.mark.parametrize("name", ["USERNAME", "REALM", "NONCE", "SOFTWARE", "ERROR-CODE"])
+    def test_the_longest_texts(self, name: str) -> None:
+        # RFC 8489 §14.3, §14.8 to §14.10, §14.14: 763 bytes can be read.
+        text = b"x" * 763
+        value = b"\0\0\4\1" + text if name == "ERROR-CODE" else text
+        read = parse_message(message(attribute(BY_NAME[name].type, value), kind=0x0111)).attributes[name]
+        assert read == {"NONCE": text, "ERROR-CODE": (401, text.decode())}.get(name, text.decode())
+
     def test_padding_of_the_last_algorithm(self) -> None:
         for parameters in ("616263", "61626300"):
             data = message(attribute(0x001D, bytes.fromhex("00070003" + parameters)))

@@ -237,6 +237,17 @@ class TestAnswersThatDoNotCount:
         scene.answer(transmit)
         assert pair.state is PairState.SUCCEEDED
 
+    def test_signed_with_another_algorithm(self) -> None:
+        # RFC 8489 §9.1.4
+        scene = Scene()
+        pair, transmit = scene.checked()
+        transaction_id = parse_message(transmit.data).transaction_id
+        answer = Message(Method.BINDING, Class.RESPONSE, transaction_id, {"XOR-MAPPED-ADDRESS": MAPPED})
+        answer.add_message_integrity_sha256(b"their password")
+        assert scene.hear(answer, peer=pair.peer) is None
+        assert scene.checker.drops == {"answer not authentic": 1}
+        assert pair.state is PairState.IN_PROGRESS
+
     @pytest.mark.parametrize("code", [0, 400, 487])
     @pytest.mark.parametrize("by", ["peer", "link"])
     def test_from_elsewhere(self, by: str, code: int) -> None:

@@ -196,6 +196,10 @@ class TestSigning:
         message, _ = signed(challenged(NONCE=ANONYMITY_NONCE))
         assert "USERNAME" not in message.attributes
         assert message.attributes["USERHASH"] == make_userhash("user", "realm")
+        # RFC 8489 §14.4: both prepared.
+        credentials = LongTermCredentials("us\u00a0er", "pass")
+        credentials.challenge(error(401, REALM="re\u00a0alm", NONCE=ANONYMITY_NONCE), None)
+        assert signed(credentials)[0].attributes["USERHASH"] == make_userhash("us er", "re alm")
 
     @pytest.mark.parametrize(
         ("offered", "chosen"), [(BOTH, SHA256), (BOTH[::-1], MD5), ([(77, b"odd"), (SHA256, b"")], SHA256)]
@@ -296,6 +300,14 @@ class TestVerification:
         forged = success()
         forged.add_message_integrity(b"guess")
         assert not credentials.verify(parse_message(bytes(forged)), signature)
+
+    def test_another_algorithm(self) -> None:
+        # RFC 8489 §9.2.5
+        credentials = challenged()
+        _, signature = signed(credentials)
+        response = success()
+        response.add_message_integrity_sha256(make_integrity_key("user", "realm", "pass"))
+        assert not credentials.verify(parse_message(bytes(response)), signature)
 
     @pytest.mark.parametrize(("code", "believed"), [(401, True), (438, True), (400, False), (437, False)])
     def test_unsigned_errors(self, code: int, believed: bool) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,13 @@ class TestParse:
         assert parse(bytes.fromhex("000028000000000000000000")) is None
         assert parse(bytes.fromhex("000084030000000000000000")) is None
         assert parse(bytes(12)) == Packet(0, False, [], [])
+
+    @pytest.mark.parametrize("bit", [0x0400, 0x0200, 0x0100, 0x0080, 0x0040, 0x0020, 0x0010])
+    def test_bits_and_identifiers_that_are_ignored(self, bit: int) -> None:
+        """RFC 6762 §18.1, §18.4 to §18.10: AA, TC, RD, RA, Z, AD and CD."""
+        data = build_response([Record(X, TYPE_A, 1, 120, b"1234")])
+        odd = b"\x12\x34" + (0x8400 ^ bit).to_bytes(2, "big") + data[4:]
+        assert read(odd) == read(data)._replace(id=0x1234)
 
     def test_broken_names_cost_only_themselves(self) -> None:
         good = "0178056c6f63616c00 00018001 00000078 0004 c0000205"

@@ -428,7 +428,7 @@ class TestUnknownAttributes:
 
 
 class TestBuilders:
-    @pytest.mark.parametrize("username", [b"", b"r:l", b"remo:locl", b"remot:local"])
+    @pytest.mark.parametrize("username", [b"", b"r:l", b"remo:locl", b"remot:local", b"r" * 256 + b":locl"])
     @pytest.mark.parametrize("use_candidate", [False, True])
     @pytest.mark.parametrize(("role", "name"), [(0x8029, "ICE-CONTROLLED"), (0x802A, "ICE-CONTROLLING")])
     def test_request(self, username: bytes, use_candidate: bool, role: int, name: str) -> None:

@@ -430,6 +430,13 @@ class TestResponder:
         m.handle_datagram(0, 1, PEER, ask("abc.local", TYPE_ANY, 255))
         assert drain(m) == [Transmit(1, GROUP_IPV4, answer("abc.local", "192.0.2.5", "2001:db8::6"))]
 
+    def test_question_in_a_response(self) -> None:
+        """RFC 6762 §6: ignored."""
+        m = self.publisher()
+        question = Question(encode_name("abc.local"), TYPE_A, 1, False)
+        m.handle_datagram(0, 1, PEER, dnswire.build_response([record("x.local", "192.0.2.9")], questions=[question]))
+        assert drain(m) == []
+
     def test_class(self) -> None:
         m = self.publisher()
         m.handle_datagram(0, 1, PEER, ask("abc.local", TYPE_A, 3))

@@ -64,6 +64,8 @@ class TestIsFor:
             (":theirs", "theirs", False),
             ("theirs:ours", "theirs", False),
             ("ours:theirs:more", "theirs", False),
+            # RFC 8839 §5.4: the longest that a peer may have.
+            ("ours:" + "t" * 256, "t" * 256, True),
         ],
     )
     def test_username(self, username: str, remote: str | None, ours: bool) -> None:
