@@ -38,6 +38,7 @@ autodoc_typehints_description_target = "documented_params"
 #: Links as they are right on the repository's pages, and what they are on the site: some of these pages stand elsewhere
 #: and are included.
 LINKS = {
+    "](../rfc.md": "](/rfc.md",
     "](../": "](",
     "](docs/": "](",
     "](README.md#stability": "](stability.md",
