@@ -82,6 +82,8 @@ class StunProtocol(asyncio.DatagramProtocol):
             component = self.accepted.get(addr[:2])
             if component is None:
                 self._drop("data of a stranger")
+                if self.link is not None:
+                    self.receiver._stranger_received(self.link, addr[:2], data)
                 return
         self.packets_received += 1
         self.bytes_received += len(data)

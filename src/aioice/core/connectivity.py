@@ -515,7 +515,7 @@ class Checker:
         if not (wants or self.controlling):
             pair.deliberate = True
         better = chosen is None or pair.priority > chosen.priority or (pair.deliberate and not pair.nominated)
-        if chosen is not None and chosen.nominated and not (wants and better):
+        if generation.selection.settled(pair.component) and not (wants and better):
             return
         if wants:
             pair.use_candidate = True
