@@ -83,7 +83,7 @@ class StunProtocol(asyncio.DatagramProtocol):
             if component is None:
                 self._drop("data of a stranger")
                 if self.link is not None:
-                    self.receiver._stranger_received(self.link, addr[:2], data)
+                    self.receiver._stranger_received(self.link, addr[:2], cast("bytes", data))
                 return
         self.packets_received += 1
         self.bytes_received += len(data)

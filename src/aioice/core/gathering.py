@@ -218,6 +218,8 @@ class Gatherer:
         """Whether candidates may still be needed that no pair in use stands on: keep their bindings alive."""
         if self._reflexive is not None:
             self._reflexive.keep(now, keeping)
+        if self._relays is not None:
+            self._relays.keep(keeping)
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
