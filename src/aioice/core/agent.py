@@ -483,7 +483,7 @@ class Agent:
         return self._gatherer.is_server_link(link)
 
     def awaits_server(self, link: int, peer: Address) -> bool:
-        """Whether a STUN server at ``peer`` has been asked over the link: what it says is the machine's, STUN or not."""
+        """Whether a STUN server at ``peer`` has been asked over the link: then all that comes from there is ours."""
         return self._gatherer.awaits_server(link, peer)
 
     # -------------------------------------------------------------------------------------------------------- children
