@@ -530,7 +530,9 @@ class Checker:
     def _checked_lite(self, generation: Generation, check: EarlyCheck) -> None:
         """A lite agent trusts the peer's choice and checks nothing (RFC 8445 §7.3.2)."""
         pair = self._pair_of(generation, check)
-        if pair is not None and "USE-CANDIDATE" in check.message.attributes:
+        if pair is not None and "USE-CANDIDATE" not in check.message.attributes:
+            pair.deliberate = True
+        elif pair is not None:
             for state in (PairState.WAITING, PairState.IN_PROGRESS, PairState.SUCCEEDED):
                 if pair.state is not PairState.SUCCEEDED:
                     generation.checks.set(pair, state)
