@@ -10,7 +10,7 @@ from aioice.core.machine import Reason
 from aioice.core.message import Method
 from aioice.sim import TurnServer as Server
 from aioice.sim import World
-from tests.scenarios.support import TURN, Pair, pair
+from tests.scenarios.support import TURN, Pair, behind, pair
 
 
 def relayed(
@@ -166,6 +166,28 @@ def test_the_server_forgets_the_relay(controlling: bool) -> None:
     assert p.right.routed == {1: (p.left.agent.local_candidates[0].host, p.left.agent.local_candidates[0].port)}
     world.run(until=world.now + 60)
     p.talk()
+
+
+@pytest.mark.parametrize("controlling", [True, False])
+def test_the_nat_before_the_server_has_a_new_address(controlling: bool) -> None:
+    """What we send comes to the server from elsewhere, for an allocation that it does not know (437)."""
+    world = World()
+    world.network(delay=0.025)
+    server = world.turn_server(TURN[0], username="user", password="secret", relay="198.51.100.3")
+    turn = TurnServer(*TURN, username="user", password="secret")
+    nat, host = behind(world, "203.0.113.1", "10.0.0.2")
+    left = {"controlling": controlling, "turn_server": turn, "relay_only": True}
+    p = pair(world, hosts=(host, world.host("192.0.2.2")), left=left, right={"controlling": not controlling})
+    p.connect()
+    p.until_complete()
+    world.run(until=world.now + 20)
+    (old,) = p.left.agent.local_candidates
+    nat.rebind()
+    world.run(until=world.now + (12.5 if controlling else 15.5))
+    (new,) = p.left.agent.local_candidates
+    assert (new.type, new.port) == ("relay", p.right.routed[1][1]) and new.port != old.port
+    p.talk()
+    assert p.left.complete and p.right.complete and len(server.allocations) == 2
 
 
 def test_the_server_forgets_the_relay_again_and_again() -> None:
