@@ -92,9 +92,11 @@ class TestEnd:
         world.network(delay=0.01)
         socket = world.host("198.51.100.50").bind("198.51.100.50", 3478)
         socket.on_datagram = lambda peer, data: socket.send(peer, answer)
-        peer = Peer(world.host("192.0.2.1"), True, servers=(StunServer("198.51.100.50", 3478),))
-        assert gathered_at(peer) == pytest.approx(0.02)
-        assert verdicts(peer) == ["not a STUN server"]
+        for host, allowed in (("192.0.2.1", True), ("192.0.2.2", False)):
+            servers = (StunServer("198.51.100.50", 3478),)
+            peer = Peer(world.host(host), True, servers=servers, remote_filter=lambda host, yes=allowed: yes)
+            assert gathered_at(peer) == pytest.approx(0.02 if allowed else 0.04)
+            assert verdicts(peer) == ["not a STUN server"]
 
     def test_a_dead_vpn_interface(self) -> None:
         """F10: its socket reaches nobody; nothing is waited for but 100 ms and three round trips."""

@@ -400,6 +400,7 @@ class Gatherer:
             try:
                 message = parse_message(data)
             except ValueError:
+                self.not_stun(now, link, peer, data)
                 return
             self.handle_answer(now, link, peer, message)
 
