@@ -375,6 +375,33 @@ async def test_stun_in_a_batch_is_no_data() -> None:
     await close(a, b)
 
 
+async def test_a_batch_ends_with_its_connection() -> None:
+    """A check in it may be what ends it; nothing of what follows is data."""
+    a, b = pair()
+    await connect(a, b)
+    peer = b._nominated[1]
+    received: list[bytes] = []
+
+    def receive(data: bytes, component: int) -> None:
+        received.append(data)
+        peer.protocol.transport.close()
+
+    b.set_receiver(receive)
+    stun = bytes.fromhex("010100002112a442000102030405060708090a0b")
+    peer.protocol.batch_received(b"a" * 20 + stun + b"b" * 20, 20, peer.remote_addr)
+    assert received == [b"a" * 20]
+    await close(a, b)
+
+
+async def test_send_many_on_a_transport_that_closes() -> None:
+    """It takes nothing, and does not say so for as long as it has something to send: that is no reason to spin."""
+    a, b = pair()
+    await connect(a, b)
+    a._nominated[1].protocol.transport.close()
+    await a.send_many([b"one", b"two"])
+    await close(a, b)
+
+
 @pytest.mark.parametrize("many", [1, 5, 200])
 async def test_close_sends_what_was_accepted(many: int) -> None:
     """DTLS and SCTP end so."""

@@ -205,7 +205,16 @@ class TestCredentials:
         )
 
     @pytest.mark.parametrize(
-        "given", [None, "ab", ("user",), ("user", 1), ("user", "pass", 1, 2), ("user", "pass", "x")]
+        "given",
+        [
+            None,
+            "ab",
+            ("user",),
+            ("user", 1),
+            ("user", "pass", 1, 2),
+            ("user", "pass", "x"),
+            ("user", "pass", float("nan")),
+        ],
     )
     async def test_something_else(self, given: Any) -> None:
         async def credential() -> Any:

@@ -58,6 +58,7 @@ CORE_RANKS = {
     "reflexive": 4,
     "relays": 4,
     "sending": 5,
+    "remotes": 5,
     "agent": 6,
     "stats": 7,
     "plain": 7,

@@ -99,6 +99,7 @@ class TestServerProtocol:
         for odd in (b"", b"\x40", b"\x40\x00\x00", b"\x40\x00\x00\x03hi", b"\x40\x01\x00\x02hi"):
             protocol.datagram_received(odd, self.SERVER)
         protocol.unbind_channel(0x4000)
+        protocol.unbind_channel(0x4000)
         protocol.datagram_received(frame, self.SERVER)
         assert len(connection._stun_received.mock_calls) == 7
         assert relay.datagram_received.mock_calls == expected

@@ -216,11 +216,12 @@ class DataPath:
                 pair = await self._pair_with_room(component)
             send_many = getattr(pair.protocol.transport, "send_many", None)
             try:
-                if send_many is not None:
-                    waiting = waiting[send_many(waiting, pair.remote_addr) :]
-                else:
+                taken = send_many(waiting, pair.remote_addr) if send_many is not None else 0
+                if not taken and not pair.protocol.paused:
+                    # It cannot take many, or is closing, which may last: as with :meth:`send`, that loses them.
                     pair.send_soon(waiting[0], pair.remote_addr)
-                    del waiting[0]
+                    taken = 1
+                del waiting[:taken]
             except OSError as exc:
                 raise _not_sent(max(waiting, key=len), exc) from exc
 

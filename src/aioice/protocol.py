@@ -104,6 +104,8 @@ class StunProtocol(asyncio.DatagramProtocol):
                 many(datagrams, component)
                 return
         for datagram in datagrams:
+            if self._lost or self.transport.is_closing():
+                return  # what a check among them has ended
             try:
                 self.datagram_received(datagram, peer)
             except Exception as exc:
@@ -237,8 +239,8 @@ class ServerProtocol(asyncio.DatagramProtocol):
 
     def unbind_channel(self, number: int) -> None:
         if self._channels is not None:
-            relay, _, _ = self._channels.pop(number.to_bytes(2, "big"))
-            if self._paused:
+            relay, _, _ = self._channels.pop(number.to_bytes(2, "big"), (None, None, None))
+            if relay is not None and self._paused:
                 relay.resume_writing()
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:

@@ -222,7 +222,12 @@ async def fetch_credentials(server: IceServer, now: Callable[[], float]) -> tupl
     username, password, lifetime = (*fetched, None)[:3]
     if not (isinstance(username, str) and isinstance(password, str)):
         raise ValueError("the username and the password must be texts")
-    return username, password, None if lifetime is None else now() + float(lifetime)
+    if lifetime is None:
+        return username, password, None
+    expires = now() + float(lifetime)
+    if expires != expires:
+        raise ValueError("the lifetime must be a number of seconds")
+    return username, password, expires
 
 
 def ephemeral_credentials(secret: str | bytes, user: str = "", lifetime: float = 86400) -> tuple[str, str]:

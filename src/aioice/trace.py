@@ -52,9 +52,7 @@ MAX_SIZE = 64 << 20
 MAX_READ = 4 * MAX_SIZE
 #: Events that wait to be written, at most: so many are lost when the process dies.
 BUFFER = 64
-#: Where programs that one cannot change leave their traces: a directory, or a file name with ``{pid}`` and ``{id}``.
-VARIABLE = "AIOICE_TRACE"
-#: Set to 1, hosts have pseudonyms in these traces.
+#: Set to 1, hosts have pseudonyms in the traces that AIOICE_TRACE asks for.
 VARIABLE_HIDE = "AIOICE_TRACE_HIDE_ADDRESSES"
 #: RFC 7464 §2.2: each text begins with this.
 RECORD_SEPARATOR = b"\x1e"

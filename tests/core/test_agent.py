@@ -547,6 +547,11 @@ class TestFailure:
         assert scene.agent.state is FAILED
         assert scene.failure == "all 1 pairs of component 1 failed: 1 × connection refused"
 
+    def test_too_big_says_nothing_about_the_peer(self) -> None:
+        """ICMP says it about whatever was sent there last, and anybody may forge it."""
+        scene = Scene().ready().report(SendFailed(1, PEER, Reason.TOO_BIG))
+        assert scene.pair.state is PairState.IN_PROGRESS
+
 
 class TestBaseLost:
     def test_its_pairs_are_dead(self) -> None:
@@ -1027,6 +1032,15 @@ class TestAccepting:
             scene.hear((ELSEWHERE[0], 6000 + port))
         scene.agent.select(scene.now, 1, scene.link, peer_candidate(port=4321))
         assert scene.drain().take(Revoke) == [Revoke(scene.link, (ELSEWHERE[0], 6000))]
+
+    def test_those_of_a_lost_base_make_room(self) -> None:
+        """Relays that are made anew for days must not end with data that nobody takes."""
+        scene = Scene().ready(hosts=(HOST, OTHER))
+        first, second = (pair.base.link for pair in scene.agent.check_list)
+        for port in range(MAX_ACCEPTED):
+            scene.hear((ELSEWHERE[0], 6000 + port), link=first)
+        scene.lose(first).hear(ELSEWHERE, link=second)
+        assert scene.take(Accept)[-1] == Accept(second, ELSEWHERE, 1) and scene.take(Revoke) == []
 
     def test_no_room_at_all(self) -> None:
         scene = Scene().gather()

@@ -300,6 +300,7 @@ class TestSilence:
         scene = Scene(STUN).gather(HOST, OTHER)
         scene.report(SendFailed(1, ("192.0.2.66", 3478), Reason.REFUSED))
         scene.report(SendFailed(9, STUN, Reason.REFUSED))
+        scene.report(SendFailed(1, STUN, Reason.TOO_BIG))
         assert scene.ends == []
         for link in (1, 2):
             scene.report(SendFailed(link, STUN, Reason.REFUSED))

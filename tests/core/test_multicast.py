@@ -481,6 +481,18 @@ class TestResponder:
         m.handle_datagram(2, 1, PEER, ask("abc.local"))
         assert drain(m) == [told]
 
+    def test_what_was_put_off_together_leaves_together(self) -> None:
+        """Another host asks for both families within a second of the last answer."""
+        m = self.publisher()
+        m.handle_datagram(0, 1, PEER, ask("abc.local"))
+        m.handle_datagram(0.3, 1, PEER, ask("abc.local"))
+        m.handle_datagram(0.3, 1, PEER, ask("abc.local", TYPE_AAAA))
+        told = Transmit(1, GROUP_IPV4, reply("abc.local", "192.0.2.5"))
+        assert drain(m) == [told]
+        m.handle_timeout(1)
+        assert drain(m) == [told]
+        assert m.poll_timeout() is None
+
     def test_links_are_counted_apart(self) -> None:
         m = self.publisher()
         m.handle_datagram(0, 1, PEER, ask("abc.local"))

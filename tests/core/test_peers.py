@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.allocation import State
-from aioice.core.deadlines import PORTION
+from aioice.core.deadlines import PORTION, Deadlines
 from aioice.core.demux import CHANNEL_MAX, CHANNEL_MIN
 from aioice.core.machine import ChannelBound, ChannelUnbound, Deliver
 from aioice.core.message import Message, Method
-from aioice.core.peers import CHANNEL_COOL_DOWN, CHANNEL_LIFETIME, RETRY_REFUSED, PeerRefused, Permitted
+from aioice.core.peers import (
+    CHANNEL_COOL_DOWN,
+    CHANNEL_LIFETIME,
+    RETRY_REFUSED,
+    Ask,
+    Bound,
+    PeerRefused,
+    Peers,
+    Permitted,
+)
 from tests.core.allocation_scene import CHECK, LINK, PEER, RELAY, SERVER, bound, hosts, ready
+from tests.core.pairs import drain
 
 
 class TestPermission:
@@ -299,6 +309,20 @@ class TestChannel:
         methods = scene.methods()
         assert methods.count("CHANNEL_BIND") == 0
         assert methods.count("channel") == 200
+
+    def test_taken_back_after_a_long_sleep(self) -> None:
+        """Renewal and end are overdue together: the runner must not go on with a number that means nobody."""
+        deadlines = Deadlines()
+        peers = Peers(0.0, {4: RELAY}, 500, deadlines)
+        assert peers.send(0.0, PEER, b"data")
+        asked = [output for output in drain(peers) if isinstance(output, Ask)]
+        for ask in asked:
+            peers.handle_success(0.1, ask.subject, 0.0)
+        assert Bound(RELAY, PEER, CHANNEL_MIN) in drain(peers)
+        later = float(CHANNEL_LIFETIME + CHANNEL_COOL_DOWN + 1)
+        for item in deadlines.take(later):
+            peers.handle_deadline(later, item)
+        assert ChannelUnbound(RELAY, PEER) in drain(peers)
 
     @pytest.mark.parametrize("code", [403, None])
     def test_failed_refresh_keeps_the_channel(self, code: int | None) -> None:

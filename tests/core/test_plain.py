@@ -13,7 +13,7 @@ from aioice.core.agent import AgentConfig
 from aioice.core.candidate import Candidate
 from aioice.core.events import ConnectionState, StateChanged
 from aioice.core.gathering import StunServer, TurnServer
-from aioice.core.machine import Deliver, Notify, Opened, OpenFailed, Reason, Resolved, Transmit
+from aioice.core.machine import CredentialsFetched, Deliver, Notify, Opened, OpenFailed, Reason, Resolved, Transmit
 from aioice.core.message import Class
 from aioice.core.plain import Coder, pack, unpack
 from aioice.core.pseudonyms import Names, Pseudonyms
@@ -67,6 +67,14 @@ def test_secrets_and_data() -> None:
     assert coder.encode(Deliver(1, ("192.0.2.1", 1), b"\x40\x00\x00\x01x"))["data"] == {"bytes": "0000000000"}
     assert coder.encode(Transmit(1, ("192.0.2.1", 1), b"\x40\x00\x00\x01x"))["data"] == {"bytes": "4000000100"}
     assert coder.encode(b"token", "access_token") == {"bytes": "0000000000"}
+
+
+def test_why_there_are_no_credentials() -> None:
+    told = CredentialsFetched(1, None, None, None, "HTTPError 'https://turn.example/?key=of+ours'")
+    coder = Coder(Pseudonyms())
+    shown = coder.encode(told)
+    assert "ours" not in repr(shown) and coder.encode(coder.decode(shown)) == shown
+    assert coder.encode(CredentialsFetched(1, "user", "password"))["detail"] == ""
 
 
 def test_hosts_and_texts() -> None:

@@ -208,6 +208,25 @@ def test_look_ups_are_bounded_and_cancelled_ones_leave_the_queue(run: Run, monke
     run(main())
 
 
+def test_no_thread_is_no_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a limit of threads a name is not found now; later ones do not wait for it."""
+
+    async def check() -> None:
+        host = AsyncioHost(asyncio.get_running_loop())
+        with monkeypatch.context() as patch:
+
+            def refuse(thread: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            patch.setattr(threading.Thread, "start", refuse)
+            names = [f"{number}.example" for number in range(2 * host_module.MAX_LOOKUPS)]
+            assert set(await asyncio.gather(*map(host.resolve, names))) == {()}
+        monkeypatch.setattr(host_module, "_getaddrinfo", lambda name: ("192.0.2.1",))
+        assert await host.resolve("0.example") == ("192.0.2.1",)
+
+    run(check())
+
+
 def test_an_answer_after_the_loops_end_hurts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from aioice import Candidate, Connection
+from aioice.core.diagnosis import examine
 from aioice.core.events import LocalCandidate, SelectedPair
 from aioice.core.gathering import StunServer
+from aioice.core.stats import collect
 from aioice.sim import World
 from tests.scenarios.support import STUN, Pair, behind, pair
 
@@ -46,6 +48,8 @@ def test_one_network(which: tuple[int, ...]) -> None:
     peers.gather().exchange().start().until_complete()
     assert not any(host in told(peers) for host in names)
     for peer in peers:
+        shown = repr(collect(peer.agent, 0.0, {}, {}))
+        assert not any(host in shown for host in names)
         assert set(peer.selected.values()) == {("host", "host", True)}
     peers.talk()
 
@@ -59,6 +63,21 @@ def test_nobody_resolves_them() -> None:
     assert peers.left.selected[1].local == "host"
     assert peers.right.selected[1].remote == "prflx"
     peers.talk()
+
+
+def test_why_it_failed() -> None:
+    """The findings tell neither our address nor that which the peer's name has been resolved to."""
+    world = World()
+    world.network(delay=0.025)
+    peers = pair(world, hosts=(world.host("192.0.2.1"), world.host("192.0.2.2", refuses=True)))
+    names = hide(peers, 0, 1)
+    peers.gather().exchange()
+    peers.right.node.do(peers.right.agent.close)
+    peers.left.connect(peers.right)
+    world.run(until=world.now + 45)
+    shown = repr(examine(peers.left.agent)) + repr(collect(peers.left.agent, 0.0, {}, {}))
+    assert "peer-unreachable" in shown
+    assert not any(host in shown for host in names)
 
 
 def test_behind_nats() -> None:

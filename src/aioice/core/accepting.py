@@ -56,6 +56,11 @@ class Accepting:
                 self._revoke(source)
         self._stale = ()
 
+    def base_lost(self, link: int) -> None:
+        """Nobody sends over this link any more; a relay that is made anew has another."""
+        self._accepted = {source: proven for source, proven in self._accepted.items() if source[0] != link}
+        self._stale = tuple(source for source in self._stale if source[0] != link)
+
     def _revoke(self, source: Source) -> None:
         self._accepted.pop(source, None)
         self._outputs.append(Revoke(*source))

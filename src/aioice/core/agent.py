@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .accepting import Accepting
-from .candidate import Candidate, candidate_foundation, is_mdns_hostname
+from .candidate import Candidate, candidate_foundation
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
     Checker,
@@ -28,8 +28,9 @@ from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChan
 from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
 from .hiding import related_address
-from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
+from .machine import Deliver, Done, Notify, Reason, Resolved, SendFailed, Transmit, Tunables
 from .record import Record
+from .remotes import Remotes
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
 from .servers import RelayPermits, RelayRefused, RelayUnreachable, StunServer, TurnServer
@@ -93,6 +94,7 @@ class Agent:
         "_end_told",
         "_accepting",
         "_sending",
+        "_remotes",
         "_state",
         "_changed",
         "_closed",
@@ -135,6 +137,7 @@ class Agent:
         )
         self._sending = Sending(random, self._tunables, lite=config.lite, outputs=inner)
         self._bases: dict[int, Base] = {}
+        self._remotes = Remotes(config, self.next_number, self._bases, self._checker, self._sending, self._outputs)
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
         self._ungathered = tuple(range(1, config.components + 1))
@@ -278,80 +281,11 @@ class Agent:
             self._drain_children(now)
 
     def add_remote_candidate(self, now: float, candidate: Candidate | None) -> None:
-        """A candidate of the peer, or None for the end of them; one with an unknown ``ufrag`` is not for us (RFC 8838
-        §4.1).
-        """
-        if self._closed:
-            return
-        generation = self._generation
-        if candidate is not None and candidate.ufrag is not None:
-            previous = [g for g in self._checker.generations[1:] if g.remote_username == candidate.ufrag]
-            if previous:
-                generation = previous[0]
-            elif generation.remote_username not in (None, candidate.ufrag):
-                self.drops["candidate of another session"] += 1
-                return
-        if candidate is None:
-            generation.remote_end = True
-            self._ended(now, generation)
-        else:
-            generation.last_remote_at = now
-            self._add_remote(now, generation, candidate)
-        self._drain_children(now)
-
-    def _add_remote(self, now: float, generation: Generation, candidate: Candidate) -> None:
-        if not generation.has_room(candidate.type):
-            self.drops["too many remote candidates"] += 1
-        elif candidate.transport.lower() != "udp":
-            generation.remote_candidates.append(candidate)  # kept for the application to see; never paired
-        elif is_mdns_hostname(candidate.host):
-            if self._config.relay_only:
-                return  # draft-ietf-mmusic-mdns-ice-candidates §3.2
-            generation.remote_candidates.append(candidate)
-            query = self.next_number()
-            generation.resolving[query] = candidate
-            self._outputs.append(Resolve(query, candidate.host))
-        else:
-            self._reachable(now, generation, candidate)
-
-    def _reachable(self, now: float, generation: Generation, candidate: Candidate) -> None:
-        """The candidate has an address: it is new, or it names one that we saw as peer-reflexive (RFC 8838 §11)."""
-        if self._forbidden(candidate.address):
-            generation.remote_candidates[:] = [c for c in generation.remote_candidates if c is not candidate]
-            return
-        known = generation.find_remote(candidate.component, (candidate.address, candidate.port), but=candidate)
-        if known is not None and known.type == "prflx":
-            generation.replace_remote(known, candidate)
-            self._sending.rename(candidate)
-        elif known is not None:
-            if candidate in generation.remote_candidates:
-                generation.remote_candidates.remove(candidate)
-            return
-        elif candidate not in generation.remote_candidates:
-            generation.remote_candidates.append(candidate)
-        for base in self._bases.values():
-            self._pair(generation, base, candidate)
-        self._changed = True
-
-    def _forbidden(self, host: str) -> bool:
-        """Whether the application wants no checks to be sent there."""
-        if self._config.remote_filter is None or self._config.remote_filter(host):
-            return False
-        self.drops["address forbidden by the application"] += 1
-        return True
-
-    def _pair(self, generation: Generation, base: Base, remote: Candidate) -> None:
-        if generation is not self._generation or remote.component not in generation.components:
-            return
-        if base.candidate.type == "relay" and is_mdns_hostname(remote.host):
-            return  # would show the hidden address to the TURN server (draft-ietf-mmusic-mdns-ice-candidates §3.3.2)
-        if base.candidate.can_pair_with(remote) and not generation.selection.settled(remote.component):
-            generation.checks.add(base, remote)
-
-    def _ended(self, now: float, generation: Generation) -> None:
-        if not generation.resolving:
-            generation.prune_components()
+        """A candidate of the peer, or None for the end of them."""
+        if not self._closed:
+            self._remotes.add(now, candidate)
             self._changed = True
+            self._drain_children(now)
 
     # -------------------------------------------------------------------------------------------------- verbs: session
 
@@ -397,6 +331,7 @@ class Agent:
         self._checker.use([self._generation, *previous])
         self._accepting.restart()
         self._gatherer.keep(now, True)
+        self._drain_children(now)
 
     def select(self, now: float, component: int, link: int, remote: Candidate) -> None:
         """Use this pair, unchecked: for a peer without ICE."""
@@ -431,7 +366,7 @@ class Agent:
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         base = self._bases.get(link)
-        if base is not None and (self._config.remote_filter is None or not self._forbidden(peer[0])):
+        if base is not None and (not self._remotes.forbids(peer[0])):
             if not is_stun(data):
                 self._gatherer.not_stun(now, link, peer, data)
             self._handle_stun(now, base, peer, data)
@@ -447,10 +382,10 @@ class Agent:
     def handle_report(self, now: float, report: Report) -> None:
         if isinstance(report, Tunables):
             self._tune(report)
-        elif isinstance(report, Resolved) and self._is_remote_name(report.query):
-            self._resolved(now, report)
+        elif isinstance(report, Resolved) and self._remotes.resolved(report):
+            self._changed = True
         else:
-            if isinstance(report, SendFailed):
+            if isinstance(report, SendFailed) and report.reason is not Reason.TOO_BIG:
                 self._checker.unreachable(now, report.link, report.peer, report.reason)
             self._gatherer.handle_report(now, report)
         self._drain_children(now)
@@ -460,23 +395,6 @@ class Agent:
         self._gatherer.tune(tunables)
         self._checker.tune(tunables)
         self._sending.tune(tunables)
-
-    def _is_remote_name(self, query: int) -> bool:
-        return any(query in generation.resolving for generation in self._checker.generations)
-
-    def _resolved(self, now: float, report: Resolved) -> None:
-        for generation in self._checker.generations:
-            candidate = generation.resolving.pop(report.query, None)
-            if candidate is not None:
-                if report.addresses:
-                    candidate.address = self._within_reach(report.addresses)
-                    self._reachable(now, generation, candidate)
-                self._ended(now, generation)
-
-    def _within_reach(self, addresses: tuple[str, ...]) -> str:
-        """The first address of a family that we have."""
-        ours = {":" in base.candidate.host for base in self._bases.values()}
-        return next((address for address in addresses if (":" in address) in ours), addresses[0])
 
     def is_server_link(self, link: int) -> bool:
         """Whether all that comes over the link is the machine's, as from a TURN server."""
@@ -526,8 +444,7 @@ class Agent:
             self._local_candidates.append(candidate)
             self._outputs.append(Notify(LocalCandidate(candidate)))
         if candidate is base.shown:
-            for remote in self._generation.remote_candidates:
-                self._pair(self._generation, base, remote)
+            self._remotes.pair([base])
             self._changed = True
 
     def _base_lost(self, now: float, lost: BaseLost) -> None:
@@ -537,6 +454,7 @@ class Agent:
         self._local_candidates[:] = [c for c in self._local_candidates if c not in lost.candidates]
         self._outputs.append(Notify(lost))
         self._checker.base_lost(lost.link)
+        self._accepting.base_lost(lost.link)
         lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
         for generation, pair in lost_pairs:
             generation.checks.fail(pair, f"local socket lost: {lost.detail}")
@@ -555,7 +473,7 @@ class Agent:
     def _deliver(self, now: float, deliver: Deliver) -> None:
         """A datagram that a relay unwrapped."""
         if is_stun(deliver.data):
-            if not self._forbidden(deliver.peer[0]):
+            if not self._remotes.forbids(deliver.peer[0]):
                 self._handle_stun(now, self._bases[deliver.link], deliver.peer, deliver.data)
         else:
             self._outputs.append(deliver)
@@ -647,7 +565,10 @@ class Agent:
         use = self._sending.uses.get(pair.component)
         if use is not None and use.pair is pair:
             again = generation.selection.pairs.get(pair.component)
-            if again is None and pair.base.link not in self._bases:
+            lost_relay = pair.base.candidate.type == "relay" and pair.base.link not in self._bases
+            if again is None and lost_relay and generation is self._generation:
+                # Whoever closes a socket of ours means
+                # to end the session, and a lost one was its address.
                 self._look_for_others(generation, pair)
             if again is not None:
                 self._send_on(now, generation, again)
@@ -702,9 +623,7 @@ class Agent:
 
     def _look_for_others(self, generation: Generation, pair: Pair) -> None:
         """The pairs that the nomination of this one made superfluous are needed now."""
-        for base in self._bases.values():
-            for remote in generation.remote_candidates:
-                self._pair(generation, base, remote)
+        self._remotes.pair(self._bases.values())
         for other in generation.checks.of_component(pair.component):
             if other is not pair and other.state is PairState.SUCCEEDED:
                 other.valid_since = None

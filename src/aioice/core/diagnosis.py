@@ -28,7 +28,7 @@ UNANSWERED = 2
 #: Datagrams of strangers that are worth a word; a few are left over from every earlier use of a port.
 STRANGERS = 10
 
-#: How each verdict on a server (:class:`aioice.core.servers.Verdict`) is told: code, what it did, what to do about it.
+#: How each :class:`aioice.core.inquiries.ServerVerdict` is told: code, what it did, what to do about it.
 _VERDICTS = {
     "timed out": (
         "server-silent",
@@ -287,7 +287,7 @@ class _Examination:
 
     def _servers(self) -> Iterator[Finding]:
         """One finding for each server that gave nothing, whatever the number of components and addresses."""
-        reports: Iterable[Any] = getattr(self.agent, "server_reports", ())
+        reports = self.agent.server_reports
         useful = {report.url for report in reports if str(report.verdict) == "answered"}
         told: set[tuple[str, str]] = set()
         for report in reports:
@@ -418,8 +418,8 @@ def _kinds(candidates: Iterable[Candidate]) -> str:
 
 
 def _pair(pair: Pair) -> str:
-    local = pair.base.candidate
-    return f"{local.type} {local.host}:{local.port} → {pair.remote.type} {pair.peer[0]}:{pair.peer[1]}"
+    local, remote = pair.base.shown, pair.remote  # neither an address of ours that is hidden nor one of the peer's
+    return f"{local.type} {local.host}:{local.port} → {remote.type} {_shown(remote.host)}:{remote.port}"
 
 
 def _shown(text: object) -> str:

@@ -218,6 +218,7 @@ class Gatherer:
         """Whether candidates may still be needed that no pair in use stands on: keep their bindings alive."""
         if self._reflexive is not None:
             self._reflexive.keep(now, keeping)
+            self._settle(now)
         if self._relays is not None:
             self._relays.keep(keeping)
 
@@ -441,7 +442,8 @@ class Gatherer:
 
     def _link_report(self, now: float, report: Opened | OpenFailed | LinkClosed | SendFailed) -> None:
         if isinstance(report, SendFailed):
-            if self._reflexive is not None:
+            # A datagram of the application may be too big for a path that takes our queries.
+            if self._reflexive is not None and report.reason is not Reason.TOO_BIG:
                 self._reflexive.end(report.link, report.peer, report.reason)
         elif isinstance(report, LinkClosed):
             self._base_lost(report.link, report.reason, report.detail)
@@ -453,7 +455,8 @@ class Gatherer:
             self._reflexive.end(link, None, reason, detail)
         base = self._bases.pop(link, None)
         if base is not None:
-            self._outputs.append(BaseLost(link, f"{reason}: {detail}", self._told_of(base)))
+            why = f"{reason}: {detail}" if detail else str(reason)
+            self._outputs.append(BaseLost(link, why, self._told_of(base)))
             self._outputs.append(Close(link))
 
     def _told_of(self, base: Base) -> tuple[Candidate, ...]:

@@ -205,8 +205,9 @@ class Multicast:
                 self._ask(now, lookup)
         due = [entry for entry, time in self._late.items() if time <= now]
         for link, record in due:
-            del self._late[link, record]
-            self._multicast(now, link, [record])
+            # It may have come along with the one before.
+            if self._late.pop((link, record), None) is not None:
+                self._multicast(now, link, [record])
 
     def poll_output(self) -> Output | Answered | None:
         return self._outputs.popleft() if self._outputs else None

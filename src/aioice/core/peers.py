@@ -506,6 +506,7 @@ class Peers:
 
     def _channel_due(self, now: float, channel: Channel) -> None:
         if now >= channel.lapses + CHANNEL_COOL_DOWN:
+            self._untell(channel)  # after a sleep: its renewal was overdue, too
             del self._channels[channel.peer]
             del self._numbers[channel.number]
             self._free_numbers.append(channel.number)

@@ -86,6 +86,9 @@ class Coder:
     def _text(self, text: str, key: str, owner: str) -> str:
         if key in _SECRETS:
             return self.names.secret(text)
+        if (owner, key) == ("CredentialsFetched", "detail") and text:
+            # The application's own words: whoever cannot fetch a secret may quote what it asked with.
+            return "the callback for the credentials failed"
         if key == "foundation":
             return self.names.foundation(text)
         if owner == "AddressRewrite" and "/" in text:

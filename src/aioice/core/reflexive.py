@@ -103,11 +103,16 @@ class Reflexive:
 
     def keep(self, now: float, keeping: bool) -> None:
         """Whether the bindings must be kept: until a pair has been selected (RFC 8445 §8.3), and after a restart."""
-        if keeping and not self._keeping:
-            self._keep_at = now if self._bindings else None
+        if keeping and not self._keeping and self._bindings:
+            self._refresh(now)
         elif not keeping:
             self._keep_at = None
         self._keeping = keeping
+
+    def _refresh(self, now: float) -> None:
+        self._keep_at = now + KEEPALIVE
+        for binding in self._bindings:
+            self._send(now, binding.base, binding.inquiry, KEEPALIVE_TIMEOUT)
 
     def tune(self, tunables: Tunables) -> None:
         self._requests.tunables = tunables
@@ -208,9 +213,7 @@ class Reflexive:
         for request in failed:
             self._end(request.context.inquiry, ServerVerdict.TIMED_OUT, "the server does not answer")
         if self._keep_at is not None and now >= self._keep_at:
-            self._keep_at = now + KEEPALIVE
-            for binding in self._bindings:
-                self._send(now, binding.base, binding.inquiry, KEEPALIVE_TIMEOUT)
+            self._refresh(now)
 
     def poll_timeout(self) -> float | None:
         due = self._requests.poll_timeout()

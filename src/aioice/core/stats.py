@@ -53,7 +53,7 @@ def collect(agent: Agent, timestamp: float, traffic: Mapping[int, Traffic], drop
             put("remote-candidate", remote, **_candidate(pair.remote, generation.remote_username))
         in_use = agent.pair_in_use(pair.component) is pair
         data = traffic.get(pair.base.link) if in_use else None
-        identity = f"pair-{generation.local_username}-{pair.base.link}-{pair.peer[0]}-{pair.peer[1]}"
+        identity = f"pair-{generation.local_username}-{pair.base.link}-{pair.remote.host}-{pair.remote.port}"
         fields = {**_pair(pair), **(data.fields() if data is not None else {})}
         put("candidate-pair", identity, localCandidateId=local, remoteCandidateId=remote, **fields)
         if in_use:

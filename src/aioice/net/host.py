@@ -221,7 +221,11 @@ class _Lookups:
                 del self._askers[name]
                 continue
             self._running += 1
-            threading.Thread(target=self._run, args=(loop, name), name="aioice-dns", daemon=True).start()
+            try:
+                threading.Thread(target=self._run, args=(loop, name), name="aioice-dns", daemon=True).start()
+            except RuntimeError:
+                # No thread can be had. Whoever asks next must not wait for one that does not run.
+                loop.call_soon(self._done, loop, name, ())
 
     def _run(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         addresses = _getaddrinfo(name)

@@ -57,6 +57,8 @@ class LocalAddress(NamedTuple):
     temporary: bool = False
     #: Deprecated, or not known to be unique (RFC 4862 §5.4, §5.5.4).
     unfit: bool = False
+    #: As whoever lists the addresses has spelled it; "" for its usual form.
+    text: str = ""
 
     @property
     def link_local(self) -> bool:
@@ -70,7 +72,7 @@ class LocalAddress(NamedTuple):
         return (self.address.is_loopback, self.link_local, place, self.address.version == 6 and not self.temporary)
 
     def __str__(self) -> str:
-        return f"{self.address}%{self.scope}" if self.link_local and self.scope else str(self.address)
+        return f"{self.address}%{self.scope}" if self.link_local and self.scope else self.text or str(self.address)
 
 
 class HostFilter:
@@ -212,7 +214,7 @@ def list_addresses() -> list[LocalAddress]:
                 flag = flags.get(int(address), 0) if flags and address.version == 6 else 0
                 unfit = bool(flag & (_DEPRECATED | _DAD_FAILED))
                 unfit = unfit or flag & (_TENTATIVE | _OPTIMISTIC) == _TENTATIVE
-                found.append(LocalAddress(name, address, scope, bool(flag & _TEMPORARY), unfit))
+                found.append(LocalAddress(name, address, scope, bool(flag & _TEMPORARY), unfit, text))
     return found
 
 

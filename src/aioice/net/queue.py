@@ -32,11 +32,8 @@ class ReceiveQueue:
         return any(not waiter.done() for waiter in self._waiters or ())
 
     def put(self, data: bytes, component: int) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result((data, component))
-                return
+        if self._waiters and self._serve((data, component)):
+            return
         room = self._room - len(data) - OVERHEAD
         if room < 0:
             self.dropped += 1
