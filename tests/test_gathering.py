@@ -179,6 +179,13 @@ class TestReports:
             (report,) = await reports(IceServer(url, "user", "pass"))
             assert report.verdict == "not a STUN server" and "HTTP" in report.detail
 
+    @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(range(0xD0, 0xF0))])
+    async def test_of_what_answers_over_udp(self, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+        monkeypatch.setattr(StunServer, "answer", lambda server: server.transport.sendto(answer, server._asked[0][1]))
+        async with stun_server() as server:
+            (report,) = await reports({"urls": server.url}, timeout=0.9)
+            assert report.verdict == "not a STUN server" and ascii(answer[:16]) in report.detail
+
     async def test_of_a_server_without_tls(self) -> None:
         async with tcp_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
             (report,) = await reports(IceServer(f"turns:{HOST}:{port}", "user", "pass"))

@@ -789,6 +789,11 @@ class Connection(DataPath):
         if self._driver is not None:
             self._driver.receive(link, peer, data)
 
+    def _stranger_received(self, link: int, peer: Address, data: bytes) -> None:
+        """Something that is not STUN, from where no data is taken: a STUN server may not be one."""
+        if self._driver is not None and self._agent.awaits_server(link, peer):
+            self._driver.receive(link, peer, data)
+
     def _peer_unreachable(self, link: int, peer: Address, exc: OSError) -> None:
         if self._driver is not None:
             self._driver.unreachable(link, peer, exc)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .candidate import Candidate
     from .core.machine import Address
     from .ice import Connection
+    from .turn import TurnTransport
 
 protocol_id = itertools.count()
 
@@ -82,6 +83,8 @@ class StunProtocol(asyncio.DatagramProtocol):
             component = self.accepted.get(addr[:2])
             if component is None:
                 self._drop("data of a stranger")
+                if self.link is not None:
+                    self.receiver._stranger_received(self.link, addr[:2], cast("bytes", data))
                 return
         self.packets_received += 1
         self.bytes_received += len(data)
@@ -217,7 +220,7 @@ class ServerProtocol(asyncio.DatagramProtocol):
 
     __slots__ = ("_connection", "_link", "_channels", "_paused")
 
-    def __init__(self, connection: Connection, link: int) -> None:
+    def __init__(self, connection: Connection | TurnTransport, link: int) -> None:
         self._connection = connection
         self._link = link
         #: By their numbers, in two bytes: whom to hand the data to, from whom it is, and the server that relays it.

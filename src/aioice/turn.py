@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import stun
 from .core.address import canonical_host
 from .core.allocation import (
-    MAX_DATA,
     UDP_TRANSPORT,
     Allocated,
     Allocation,
@@ -26,15 +24,17 @@ from .core.allocation import (
 )
 from .core.credentials import make_integrity_key
 from .core.demux import is_channel_data
-from .core.machine import Deliver, Done, Notify, Reason, Tunables
+from .core.machine import Deliver, Done, Notify, OpenRelay, Reason, Tunables
 from .net.driver import Driver
 from .net.host import AsyncioHost
+from .protocol import ServerProtocol
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
     from .core.machine import Address, Output, Report
+    from .net.relay import RelayTransport
 
 __all__ = [
     "DEFAULT_ALLOCATION_LIFETIME",
@@ -128,6 +128,7 @@ class TurnTransport(asyncio.DatagramTransport):
         self._mapped: Address | None = None
         self._spellings: dict[Any, Address] = {}
         self._links: list[_ServerLink] = []
+        self._relay: RelayTransport | None = None
 
     # ------------------------------------------------------------------------------------------------- the transport
 
@@ -143,12 +144,10 @@ class TurnTransport(asyncio.DatagramTransport):
         try:
             if peer is None:
                 peer = self._canonical(addr)
-            if len(data) > MAX_DATA:
-                raise OSError(errno.EMSGSIZE, "the datagram is too large for a relay")
+            assert self._relay is not None  # nobody has this transport before
+            self._relay.sendto(data, peer)
         except (OSError, ValueError) as exc:
             self._receiver.error_received(exc)
-            return
-        self._driver.do(self._allocation.send, peer, bytes(data))
 
     def close(self) -> None:
         """Delete the allocation; then, after a second at most, the protocol's ``connection_lost(None)`` is called."""
@@ -204,9 +203,20 @@ class TurnTransport(asyncio.DatagramTransport):
             raise
 
     def _make_link(self, link: int) -> asyncio.DatagramProtocol:
-        protocol = _ServerLink(self._driver, link)
+        if link in self._machine.relayed:
+            return _RelayedEnd(self)
+        protocol = _ServerLink(self, link)
         self._links.append(protocol)
         return protocol
+
+    def _stun_received(self, link: int, peer: Address, data: bytes) -> None:
+        self._driver.receive(link, peer, data)
+
+    def _peer_unreachable(self, link: int, peer: Address, exc: OSError) -> None:
+        self._driver.unreachable(link, peer, exc)
+
+    def _link_lost(self, link: int, exc: Exception | None) -> None:
+        self._driver.lost(link, exc)
 
     def _on_output(self, output: Output) -> None:
         if isinstance(output, Deliver):
@@ -304,6 +314,12 @@ class _Machine:
 
     def __init__(self, config: AllocationConfig) -> None:
         self.allocation = Allocation(config, os.urandom, itertools.count().__next__)
+        #: The link of the relayed address.
+        self.relayed: tuple[int, ...] = ()
+
+    def relay(self, now: float, link: int, peer: Address, data: bytes) -> None:
+        """Send from the relayed address, for the driver."""
+        self.allocation.send(now, peer, data)
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         self.allocation.handle_datagram(now, link, peer, data)
@@ -319,18 +335,19 @@ class _Machine:
             pass  # no families are asked for, no credentials offered, and no checks repeated here
         if isinstance(output, Allocated | AllocationFailed | AllocationLost | PeerRefused | PeerUnreachable):
             return Notify(output)
+        if isinstance(output, OpenRelay):
+            self.relayed += (output.link,)
         return output
 
     def poll_timeout(self) -> float | None:
         return self.allocation.poll_timeout()
 
 
-class _ServerLink(asyncio.DatagramProtocol):
-    """The link to the server, and the name of the relayed one, which never gets anything here."""
+class _ServerLink(ServerProtocol):
+    """The link to the server."""
 
-    def __init__(self, driver: Driver, link: int) -> None:
-        self._driver = driver
-        self._link = link
+    def __init__(self, endpoint: TurnTransport, link: int) -> None:
+        super().__init__(endpoint, link)
         self._transport: Any = None
 
     def abort(self) -> None:
@@ -340,12 +357,19 @@ class _ServerLink(asyncio.DatagramProtocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._driver.receive(self._link, addr, data)
-
-    def peer_unreachable(self, peer: Address, exc: OSError) -> None:
-        self._driver.unreachable(self._link, peer, exc)
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._driver.lost(self._link, exc)
+        super().connection_lost(exc)
+
+
+class _RelayedEnd(asyncio.DatagramProtocol):
+    """On the relayed address: what has come over a channel, past the machine."""
+
+    def __init__(self, endpoint: TurnTransport) -> None:
+        self._endpoint = endpoint
+
+    def connection_made(self, transport: Any) -> None:
+        self._endpoint._relay = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self._endpoint._receiver.datagram_received(data, addr)

@@ -73,6 +73,25 @@ class TestAnswers:
         priorities = [candidate.priority for candidate in scene.candidates]
         assert len(set(priorities)) == len(priorities)
 
+    def test_something_else_lives_at_the_address(self) -> None:
+        scene = Scene(STUN).gather(HOST)
+        link = scene.queries[0].link
+        assert scene.gatherer.awaits_server(link, STUN)
+        assert not scene.gatherer.awaits_server(link, SECOND) and not scene.gatherer.awaits_server(link + 1, STUN)
+        scene.gatherer.not_stun(scene.now, link, SECOND, b"HTTP/1.1 400")
+        assert scene.verdicts == ["pending"]
+        scene.gatherer.not_stun(scene.now, link, STUN, b"HTTP/1.1 400 Bad Request")
+        scene.drain()
+        assert scene.verdicts == ["not a STUN server"] and scene.reports[0].detail == "it answers b'HTTP/1.1 400 Bad'"
+        assert scene.ends == [(1, 0.0)] and not scene.gatherer.awaits_server(link, STUN)
+
+    def test_somebody_else_pretends_that(self) -> None:
+        """An address is forged easily: the answer still counts."""
+        scene = Scene(STUN).gather(HOST)
+        scene.gatherer.not_stun(scene.now, scene.queries[0].link, STUN, b"\xff")
+        scene.answer(scene.queries[0])
+        assert scene.verdicts == ["answered"] and reflexive(scene) == [MAPPED]
+
     def test_a_refusal(self) -> None:
         scene = Scene(STUN).gather(HOST)
         refuse(scene, scene.queries[0], 400)

@@ -586,6 +586,48 @@ class TestLoss:
         scene.run(600.0)
         assert len(scene.take(OpenStream)) == 1
 
+    @pytest.mark.parametrize("code, seconds", [(500, 5), (486, 60), (508, 60)])
+    def test_a_server_that_had_no_room_is_asked_again(self, code: int, seconds: int) -> None:
+        """It would be a first relay, which somebody may still need."""
+        scene = Scene(None, TURN_SERVER, TCP)
+        scene.turns[TURN] = refusing(code)
+        scene.gather()
+        asked = len(scene.asked(Method.ALLOCATE))
+        assert scene.gatherer.idle and not scene.gatherer.hopeful
+        scene.run(seconds - 0.1)
+        assert len(scene.asked(Method.ALLOCATE)) == asked
+        scene.turns[TURN] = turn_answer
+        scene.run(1.1)
+        assert relays(scene) == [RELAYED[0]]
+
+    @pytest.mark.parametrize("servers", [1, 3])
+    def test_but_not_for_ever(self, servers: int) -> None:
+        """RFC 8489 §6.3.4."""
+        scene = Scene(None, *(TURN_SERVER, TCP, TLS)[:servers])
+        scene.turns[TURN] = scene.turns[TLS_ADDRESS] = refusing(508)
+        scene.gather()
+        asked = len(scene.asked(Method.ALLOCATE))
+        scene.run(3600.0)
+        assert asked < len(scene.asked(Method.ALLOCATE)) <= 5 * asked
+        assert scene.gatherer.poll_timeout() is None
+
+    def test_nor_when_another_has_given_one(self) -> None:
+        scene = Scene(None, TURN_SERVER, OTHER_SERVER)
+        scene.turns |= {TURN: refusing(508), OTHER_TURN: turn_answer}
+        scene.gather()
+        asked = [t for t in scene.asked(Method.ALLOCATE) if t.peer == TURN]
+        scene.run(600.0)
+        assert [t for t in scene.asked(Method.ALLOCATE) if t.peer == TURN] == asked
+
+    def test_nor_when_a_pair_is_nominated(self) -> None:
+        scene = Scene(None, TURN_SERVER)
+        scene.turns[TURN] = refusing(508)
+        scene.gather()
+        asked = len(scene.asked(Method.ALLOCATE))
+        scene.gatherer.keep(scene.now, False)
+        scene.run(600.0)
+        assert len(scene.asked(Method.ALLOCATE)) == asked
+
     def test_its_name_is_looked_up_anew(self) -> None:
         scene = Scene(None, NAMED)
         scene.names[NAME] = (TURN[0],)

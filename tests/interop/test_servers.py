@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from aioice import Connection, IceServer, TransportPolicy, ephemeral_credentials
+from aioice import Connection, IceServer, TransportPolicy, ephemeral_credentials, ice
 from tests.interop.coturn import PASSWORD, USERNAME, Coturn
 from tests.peers import PATIENCE, connect
 
@@ -136,21 +137,61 @@ async def test_two_servers_of_which_one_dies() -> None:
                 await talk(a, b)
 
 
-@pytest.mark.parametrize("way", [0, 1])
-async def test_a_restart_of_the_server(way: int) -> None:
-    """Data flows again by itself."""
+@pytest.mark.parametrize("way, controlling", [(0, True), (1, True), (2, True), (2, False)])
+async def test_a_restart_of_the_server(hasty: None, way: int, controlling: bool) -> None:
+    """Data flows again by itself, also where it is the controlled side that loses its only relay."""
     with Coturn() as server:
         ice_server = IceServer(urls(server)[way], USERNAME, PASSWORD, ssl_context=server.client_context())
-        async with relayed(ice_server) as a, Connection(False) as b:
+        async with relayed(ice_server, controlling=controlling) as a, Connection(not controlling) as b:
             await connect(a, b)
             await talk(a, b)
-            (old,) = a.local_candidates
-            await asyncio.to_thread(server.stop)
-            await asyncio.to_thread(server.start)
+            await restarted(server, a, b)
+
+
+async def test_another_short_lived_name_in_mid_session(hasty: None) -> None:
+    """The next name comes before the first one ends: the allocation stays the first one's, whom the server would not
+    take any more after its end, and the next allocation is the other's.
+    """
+    names: list[str] = []
+
+    async def credential() -> tuple[str, str, float]:
+        life = 3600 if names else 2
+        username, password = ephemeral_credentials("secret", f"joe{len(names)}", life)
+        names.append(username)
+        return username, password, life
+
+    with Coturn("--use-auth-secret", "--static-auth-secret=secret", "--stale-nonce=1") as server:
+        async with relayed(IceServer(urls(server)[2], credential=credential)) as a, Connection(False) as b:
+            await connect(a, b)
             async with asyncio.timeout(PATIENCE):
-                while a.local_candidates in ([], [old]) or not a._nominated:
-                    await asyncio.sleep(0.01)
-                await talk(a, b)
+                while len(names) < 2 or time.time() < int(names[0].split(":")[0]) + 1:
+                    await talk(a, b)
+            (old,) = a.local_candidates
+            link = a._nominated[1].protocol.link
+            assert a._driver is not None and link is not None
+            a._driver.do(a._agent._gatherer.probe, link)
+            await talk(a, b)
+            assert a.local_candidates == [old]
+            await restarted(server, a, b)
+        assert len(names) == 2
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consent is asked for each second, and for 12 s."""
+    monkeypatch.setattr(ice, "CONSENT_INTERVAL", 1)
+    monkeypatch.setattr(ice, "CONSENT_FAILURES", 12)
+
+
+async def restarted(server: Coturn, a: Connection, b: Connection) -> None:
+    """Data flows again over another relay of ``a``."""
+    (old,) = a.local_candidates
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)
+    async with asyncio.timeout(PATIENCE):
+        while a.local_candidates in ([], [old]) or not a._nominated:
+            await asyncio.sleep(0.01)
+        await talk(a, b)
 
 
 async def gathered(connection: Connection, number: int) -> None:

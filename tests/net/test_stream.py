@@ -193,6 +193,22 @@ def test_data_after_garbage_is_not_looked_at() -> None:
     loop.close()
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_path_that_has_gone_ends_the_link(
+    run: Run, server_context: ssl.SSLContext, client_context: ssl.SSLContext, tls: bool
+) -> None:
+    """What is sent may be unacknowledged for 15 s, not for the quarter of an hour that is usual."""
+
+    async def main() -> None:
+        async with serving(nothing, server_context if tls else None) as peer:
+            link = await connect(Recorder(), peer, *((client_context, "turn.example") if tls else ()))
+            sock = link.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15000
+            link.abort()
+
+    run(main())
+
+
 def test_the_servers_end_is_told(run: Run) -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(message() + message()[:5])

@@ -86,6 +86,18 @@ class TestEnd:
         )
         assert gathered_at(Peer(world.host("192.0.2.1"), True, servers=servers)) <= 0.05
 
+    @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request", b"\xffwhatever", b"\x40\x00\x00\x04data"])
+    def test_what_answers_is_no_stun_server(self, answer: bytes) -> None:
+        world = World()
+        world.network(delay=0.01)
+        socket = world.host("198.51.100.50").bind("198.51.100.50", 3478)
+        socket.on_datagram = lambda peer, data: socket.send(peer, answer)
+        for host, allowed in (("192.0.2.1", True), ("192.0.2.2", False)):
+            servers = (StunServer("198.51.100.50", 3478),)
+            peer = Peer(world.host(host), True, servers=servers, remote_filter=lambda host, yes=allowed: yes)
+            assert gathered_at(peer) == pytest.approx(0.02 if allowed else 0.04)
+            assert verdicts(peer) == ["not a STUN server"]
+
     def test_a_dead_vpn_interface(self) -> None:
         """F10: its socket reaches nobody; nothing is waited for but 100 ms and three round trips."""
         world = World()

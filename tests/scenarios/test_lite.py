@@ -76,6 +76,22 @@ class TestLiteSelf:
         assert p.right.selected[1].nominated
         p.talk()
 
+    def test_the_nominated_path_dies(self) -> None:
+        """F30: the full agent nominates another pair, and the lite one, which asks for no consent, follows."""
+        world = World()
+        world.network(delay=0.025)
+        hosts = world.host("192.0.2.1"), world.host("192.0.2.2", "192.0.2.3")
+        p = pair(world, hosts=hosts, right={"lite": True})
+        p.gather().exchange()
+        p.left.connect(p.right, lite=True)
+        p.right.connect(p.left)
+        p.until_complete()
+        dead = p.left.routed[1]
+        world.drop(lambda packet: dead in (packet.src, packet.dst))
+        world.run(until=world.now + 16)
+        assert p.left.routed[1] != dead
+        p.talk()
+
     def test_full_and_lite_without_being_told(self) -> None:
         """The full agent does not know; it nominates, and that settles it."""
         _, p = with_lite()

@@ -12,7 +12,7 @@ from aioice.core.events import SelectedPair
 from aioice.core.machine import Route
 from aioice.core.message import Message
 from aioice.sim import Host, World
-from tests.scenarios.support import Address, Pair, Peer, Puppet, host_candidate, is_check, puppeteer
+from tests.scenarios.support import Address, Pair, Peer, Puppet, host_candidate, is_check, pair, puppeteer
 
 
 def two_puppets(*, controlling: bool, **config: float) -> tuple[World, Peer, Puppet, Puppet]:
@@ -307,3 +307,51 @@ class TestAggressivePeer:
         p.until_complete()
         assert len(mine.checks) == 2
         assert all(is_check(check.message) for check in mine.checks)
+
+
+class TestInDoubt:
+    """F30: the nominated path dies and another one works (RFC 8445 §8.1.1 ends nominations, but data must flow)."""
+
+    def connected(self) -> tuple[World, Pair, Address]:
+        """Both sides, on two paths; returns the peer's address on the nominated one."""
+        world = World()
+        world.network(delay=0.025)
+        p = pair(world, hosts=(world.host("192.0.2.1"), world.host("192.0.2.2", "192.0.2.3")))
+        p.connect()
+        p.until_complete()
+        return world, p, p.left.routed[1]
+
+    def test_the_other_path_is_nominated_in_its_place(self) -> None:
+        world, p, dead = self.connected()
+        world.run(until=10.0)
+        world.drop(lambda packet: dead in (packet.src, packet.dst))
+        world.run(until=world.now + 16)
+        assert p.left.complete and p.right.complete
+        assert p.left.routed[1] == (("192.0.2.3" if dead[0] == "192.0.2.2" else "192.0.2.2"), p.left.routed[1][1])
+        p.talk()
+        world.run(until=world.now + 120)
+        p.talk()
+
+    def test_and_back(self) -> None:
+        world, p, first = self.connected()
+        dead = set()
+        world.drop(lambda packet: bool(dead & {packet.src, packet.dst}))
+        for _ in range(2):
+            dead.add(p.left.routed[1])
+            world.run(until=world.now + 16)
+            assert p.left.routed[1] not in dead
+            p.talk()
+            dead.clear()
+            world.run(until=world.now + 20)
+        assert p.left.routed[1] == first
+
+    def test_where_nothing_else_works(self) -> None:
+        """It stays in use, and whichever path answers first goes on when consent has not ended yet."""
+        world, p, used = self.connected()
+        end = world.now + 20
+        world.drop(lambda packet: world.now < end)
+        world.run(until=end)
+        assert not p.left.live and p.left.routed[1] == used
+        world.run(until=world.now + 12)
+        assert p.left.complete and p.right.complete
+        p.talk()

@@ -10,19 +10,20 @@ from aioice.core.machine import Reason
 from aioice.core.message import Method
 from aioice.sim import TurnServer as Server
 from aioice.sim import World
-from tests.scenarios.support import TURN, Pair, pair
+from tests.scenarios.support import TURN, Pair, behind, pair
 
 
 def relayed(
-    *, transport: str = "udp", both: bool = False, relay_only: bool = True, **config: object
+    *, transport: str = "udp", both: bool = False, relay_only: bool = True, controlling: bool = True, **config: object
 ) -> tuple[World, Server, Pair]:
-    """The left side reaches the right one over its relay only."""
+    """The left side, which is ``controlling`` or not, reaches the right one over its relay only."""
     world = World()
     world.network(delay=0.025)
     server = world.turn_server(TURN[0], username="user", password="secret", relay="198.51.100.3")
     turn = TurnServer(TURN[0], TURN[1], transport=transport, username="user", password="secret")
     mine = {"turn_server": turn, "relay_only": relay_only}
-    return world, server, pair(world, left=mine, right=mine if both else None, **config)
+    left, right = {"controlling": controlling, **mine}, {"controlling": not controlling, **(mine if both else {})}
+    return world, server, pair(world, left=left, right=right, **config)
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
@@ -144,18 +145,61 @@ def test_the_server_dies() -> None:
     assert p.left.node.done is not None
 
 
-def test_the_server_forgets_the_relay() -> None:
-    """F41: UDP tells nobody. The peer's silence makes us ask; data flows over a new relay before consent expires."""
-    world, server, p = relayed()
+@pytest.mark.parametrize("controlling", [True, False])
+def test_the_server_forgets_the_relay(controlling: bool) -> None:
+    """F41: UDP tells nobody. A consent request that is still unanswered when the next one is due makes us ask the
+    server; a controlling side that has lost its relay goes on at once over the new one, the one whose peer has lost it
+    when it has been in doubt about the nominated pair.
+    """
+    world, server, p = relayed(controlling=controlling)
     p.connect()
     p.until_complete()
     world.run(until=world.now + 20)
     server.forget()
     begun = world.now
-    world.run(until=begun + 29)
+    world.run_until(lambda: server.count(Method.ALLOCATE) == 4)
+    assert world.now - begun <= 12.1
+    world.run(until=begun + (12.5 if controlling else 15.5))
     assert not p.left.closed and not p.right.closed
-    assert server.count(Method.ALLOCATE) == 4
     p.talk()
+    assert p.left.complete and p.right.complete
+    assert p.right.routed == {1: (p.left.agent.local_candidates[0].host, p.left.agent.local_candidates[0].port)}
+    world.run(until=world.now + 60)
+    p.talk()
+
+
+@pytest.mark.parametrize("controlling", [True, False])
+def test_the_nat_before_the_server_has_a_new_address(controlling: bool) -> None:
+    """What we send comes to the server from elsewhere, for an allocation that it does not know (437)."""
+    world = World()
+    world.network(delay=0.025)
+    server = world.turn_server(TURN[0], username="user", password="secret", relay="198.51.100.3")
+    turn = TurnServer(*TURN, username="user", password="secret")
+    nat, host = behind(world, "203.0.113.1", "10.0.0.2")
+    left = {"controlling": controlling, "turn_server": turn, "relay_only": True}
+    p = pair(world, hosts=(host, world.host("192.0.2.2")), left=left, right={"controlling": not controlling})
+    p.connect()
+    p.until_complete()
+    world.run(until=world.now + 20)
+    (old,) = p.left.agent.local_candidates
+    nat.rebind()
+    world.run(until=world.now + (12.5 if controlling else 15.5))
+    (new,) = p.left.agent.local_candidates
+    assert (new.type, new.port) == ("relay", p.right.routed[1][1]) and new.port != old.port
+    p.talk()
+    assert p.left.complete and p.right.complete and len(server.allocations) == 2
+
+
+def test_the_server_forgets_the_relay_again_and_again() -> None:
+    """Of a controlled side: each nomination replaces the one before."""
+    world, server, p = relayed(controlling=False)
+    p.connect()
+    for _ in range(3):
+        p.until_complete()
+        world.run(until=world.now + 40)
+        server.forget()
+        world.run(until=world.now + 16)
+        p.talk()
 
 
 def test_restart_over_the_relay() -> None:

@@ -367,6 +367,8 @@ class Agent:
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         base = self._bases.get(link)
         if base is not None and (not self._remotes.forbids(peer[0])):
+            if not is_stun(data):
+                self._gatherer.not_stun(now, link, peer, data)
             self._handle_stun(now, base, peer, data)
         else:
             self._gatherer.handle_datagram(now, link, peer, data)
@@ -397,6 +399,10 @@ class Agent:
     def is_server_link(self, link: int) -> bool:
         """Whether all that comes over the link is the machine's, as from a TURN server."""
         return self._gatherer.is_server_link(link)
+
+    def awaits_server(self, link: int, peer: Address) -> bool:
+        """Whether a STUN server at ``peer`` has been asked over the link: then all that comes from there is ours."""
+        return self._gatherer.awaits_server(link, peer)
 
     # -------------------------------------------------------------------------------------------------------- children
 
@@ -550,19 +556,20 @@ class Agent:
     def _dead(self, now: float, dead: Dead) -> None:
         generation, pair = dead
         if generation.selection.failed(pair):
-            again = next(
-                (p for p in generation.checks.of_component(pair.component) if p.state is PairState.SUCCEEDED), None
-            )
+            valid = [p for p in generation.checks.of_component(pair.component) if p.state is PairState.SUCCEEDED]
+            again = min(valid, key=lambda other: other.valid_since is None, default=None)
             if again is not None:
+                if again.valid_since is None:
+                    again.request = None  # asked whether it still works: from now on consent tells
                 generation.selection.valid(now, again)
         use = self._sending.uses.get(pair.component)
         if use is not None and use.pair is pair:
             again = generation.selection.pairs.get(pair.component)
             lost_relay = pair.base.candidate.type == "relay" and pair.base.link not in self._bases
             if again is None and lost_relay and generation is self._generation:
-                # The pairs that the nomination made superfluous are needed now. Whoever closes a socket of ours means
+                # Whoever closes a socket of ours means
                 # to end the session, and a lost one was its address.
-                self._remotes.pair(self._bases.values())
+                self._look_for_others(generation, pair)
             if again is not None:
                 self._send_on(now, generation, again)
             elif generation is self._generation and (
@@ -608,10 +615,19 @@ class Agent:
 
     def _doubts_changed(self, now: float, changed: DoubtsChanged) -> None:
         use = self._sending.uses.get(changed.component)
-        if use is not None and use.doubted:
-            # It may be the relay that has forgotten us: a new one can be had before consent expires.
-            self._gatherer.probe(now, use.pair.base.link)
+        if use is not None and use.generation is self._generation:
+            self._generation.selection.doubt(changed.component, use.doubted)
+            if use.doubted:
+                self._look_for_others(use.generation, use.pair)
         self._changed = True
+
+    def _look_for_others(self, generation: Generation, pair: Pair) -> None:
+        """The pairs that the nomination of this one made superfluous are needed now."""
+        self._remotes.pair(self._bases.values())
+        for other in generation.checks.of_component(pair.component):
+            if other is not pair and other.state is PairState.SUCCEEDED:
+                other.valid_since = None
+                generation.checks.trigger(other)
 
     def _consent_refused(self, now: float, refused: ConsentRefused) -> None:
         self._sending.refused(refused.pair)
@@ -679,6 +695,9 @@ class Agent:
             generation = self._generation
             self._checker.handle_timeout(now)
             for use, consent in self._sending.to_ask(now):
+                if consent.outstanding:
+                    # It may be the relay that has forgotten us: a new one can be had before consent expires.
+                    self._gatherer.probe(now, use.pair.base.link)
                 timeout = consent.time_to_answer
                 consent.asked(now, self._checker.ask_consent(now, use.generation, use.pair, timeout))
             if self._abandon_at is not None and now >= self._abandon_at:

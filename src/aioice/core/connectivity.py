@@ -515,7 +515,7 @@ class Checker:
         if not (wants or self.controlling):
             pair.deliberate = True
         better = chosen is None or pair.priority > chosen.priority or (pair.deliberate and not pair.nominated)
-        if chosen is not None and chosen.nominated and not (wants and better):
+        if generation.selection.settled(pair.component) and not (wants and better):
             return
         if wants:
             pair.use_candidate = True
@@ -530,7 +530,9 @@ class Checker:
     def _checked_lite(self, generation: Generation, check: EarlyCheck) -> None:
         """A lite agent trusts the peer's choice and checks nothing (RFC 8445 §7.3.2)."""
         pair = self._pair_of(generation, check)
-        if pair is not None and "USE-CANDIDATE" in check.message.attributes:
+        if pair is not None and "USE-CANDIDATE" not in check.message.attributes:
+            pair.deliberate = True
+        elif pair is not None:
             for state in (PairState.WAITING, PairState.IN_PROGRESS, PairState.SUCCEEDED):
                 if pair.state is not PairState.SUCCEEDED:
                     generation.checks.set(pair, state)

@@ -219,6 +219,8 @@ class Gatherer:
         if self._reflexive is not None:
             self._reflexive.keep(now, keeping)
             self._settle(now)
+        if self._relays is not None:
+            self._relays.keep(keeping)
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
@@ -264,6 +266,9 @@ class Gatherer:
 
     def is_server_link(self, link: int) -> bool:
         return self._relays is not None and link in self._relays.server_links
+
+    def awaits_server(self, link: int, peer: Address) -> bool:
+        return self._reflexive is not None and self._reflexive.awaits(link, peer)
 
     @property
     def reports(self) -> list[ServerReport]:
@@ -396,6 +401,7 @@ class Gatherer:
             try:
                 message = parse_message(data)
             except ValueError:
+                self.not_stun(now, link, peer, data)
                 return
             self.handle_answer(now, link, peer, message)
 
@@ -403,6 +409,12 @@ class Gatherer:
         """A STUN answer that is not one to a check: a STUN server's, if we asked."""
         if self._reflexive is not None:
             self._reflexive.handle_answer(now, link, peer, message)
+            self._settle(now)
+
+    def not_stun(self, now: float, link: int, peer: Address, data: bytes) -> None:
+        """What came over a base is no STUN message."""
+        if self._reflexive is not None:
+            self._reflexive.not_stun(link, peer, data)
             self._settle(now)
 
     def handle_report(self, now: float, report: Report) -> None:

@@ -150,6 +150,8 @@ class Reflexive:
             return
         self._requests.end(request)
         base, inquiry = request.context
+        if inquiry.verdict is ServerVerdict.NOT_STUN:
+            inquiry.verdict = ServerVerdict.PENDING  # that was somebody else
         if message.message_class is not Class.RESPONSE:
             self._refused(now, base, inquiry, message)
             return
@@ -162,6 +164,21 @@ class Reflexive:
             inquiry.rtt = now - request.started
         self._mapped(now, base, inquiry, mapped)
         self._end(inquiry, ServerVerdict.ANSWERED)
+
+    def awaits(self, link: int, peer: Address) -> bool:
+        """Whether a server at this address has been asked over the link and is still waited for."""
+        return any(
+            request.link == link and request.peer == peer and request.context.inquiry.pending
+            for request in self._requests.all()
+        )
+
+    def not_stun(self, link: int, peer: Address, data: bytes) -> None:
+        """Whatever lives at this address is not waited for any longer; what is STUN counts all the same if it comes,
+        for addresses are forged easily.
+        """
+        for request in self._requests.all():
+            if request.link == link and request.peer == peer:
+                self._end(request.context.inquiry, ServerVerdict.NOT_STUN, f"it answers {data[:16]!a}")
 
     def _mapped(self, now: float, base: Base, inquiry: Inquiry, mapped: Address) -> None:
         binding = next((b for b in self._bindings if b.base is base and b.inquiry is inquiry), None)

@@ -27,7 +27,7 @@ from .demux import is_channel_data, is_stun
 from .inquiries import Inquiry, ServerVerdict, explain, verdict_of
 from .machine import Connected, Done, Opened, OpenRelay, OpenStream, OpenUdp
 from .servers import Asked, Ended, Relayed, RelayLost, RelayPermits, RelayRefused, RelayUnreachable
-from .turn_errors import Step
+from .turn_errors import MAX_RETRIES, Step
 from .turn_errors import verdict as next_step
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Seat:
         self.failures = 0
         #: When one of the ways that have failed may be tried again, at the earliest.
         self.again_at = 0.0
+        #: When it is asked again: for a relay that was lost, or for the first one from a server that had no room.
         self.retry_at: float | None = None
 
 
@@ -149,6 +150,7 @@ class Relays:
         "server_links",
         "_blocked",
         "_lacking",
+        "_keeping",
         "_closed",
     )
 
@@ -183,6 +185,7 @@ class Relays:
         self._blocked: dict[tuple[str, tuple[Any, ...]], float] = {}
         #: Families that a server does not have (RFC 8656 §7.4: not to be asked for again).
         self._lacking: set[tuple[Any, int]] = set()
+        self._keeping = True
         self._closed = False
 
     # ----------------------------------------------------------------------------------------------------------- verbs
@@ -213,6 +216,10 @@ class Relays:
             attempt, allocation = owner
             allocation.probe(now)
             self._drain(now, allocation, attempt)
+
+    def keep(self, keeping: bool) -> None:
+        """Whether further candidates may be of use: servers that gave none are asked again only while they may."""
+        self._keeping = keeping
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
@@ -387,7 +394,10 @@ class Relays:
             self._drain(now, allocation, attempt)
         for seat in list(self._seats):
             if seat.retry_at is not None and now >= seat.retry_at:
-                self._begin(now, seat)
+                if seat.wanted or self._needed(seat):
+                    self._begin(now, seat)
+                else:
+                    seat.retry_at = None
 
     def poll_timeout(self) -> float | None:
         times = [allocation.poll_timeout() for allocation in self._attempts]
@@ -437,7 +447,9 @@ class Relays:
         if attempt not in seat.live:
             seat.live.append(attempt)
             seat.attempts = [other for other in seat.attempts if other is not attempt]
-            seat.wanted = True
+            if not seat.wanted:
+                seat.wanted = True
+                seat.failures, seat.retry_at = 0, None
             attempt.since = now
             attempt.tries = 0
         attempt.relays[allocated.relay_link] = 6 if ":" in allocated.relayed[0] else 4
@@ -546,6 +558,21 @@ class Relays:
         wait *= 0.75 + self._random(1)[0] / 512
         seat.retry_at = max(now + wait, earliest)
 
+    def _needed(self, seat: Seat) -> bool:
+        """Whether its component may still use a first relay."""
+        return self._keeping and not any(other.live for other in self._seats if other.component == seat.component)
+
+    def _come_back(self, now: float, seat: Seat, again: float) -> None:
+        """A server that had no room for a first relay may have some later (RFC 8656 §7.4; RFC 8489 §6.3.4: it is asked
+        again four times).
+        """
+        if self._closed or not now < again < float("inf"):
+            return
+        if seat.retry_at is None and seat.failures < MAX_RETRIES:
+            seat.failures += 1
+            # Clients of a server that is full must not all come back at once.
+            seat.retry_at = again + self._random(1)[0] / 256 * FIRST_WAIT
+
     def _give_up(self, now: float, attempt: Attempt, verdict: ServerVerdict, detail: str) -> None:
         self._end(now, attempt, verdict, detail)
         allocation = attempt.allocation
@@ -564,7 +591,9 @@ class Relays:
         self._outputs.append(Ended(attempt.inquiry))
         if verdict is not ServerVerdict.ANSWERED:
             seat.again_at = min(seat.again_at, again)
-            if seat.wanted and not seat.attempts:
+            if not seat.wanted:
+                self._come_back(now, seat, again)
+            elif not seat.attempts:
                 seat.failures += 1
                 self._retry(now, seat, seat.again_at)
 

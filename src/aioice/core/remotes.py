@@ -134,8 +134,7 @@ class Remotes:
             return
         if base.candidate.type == "relay" and is_mdns_hostname(remote.host):
             return  # would show the hidden address to the TURN server (draft-ietf-mmusic-mdns-ice-candidates §3.3.2)
-        chosen = generation.selection.pairs.get(remote.component)
-        if base.candidate.can_pair_with(remote) and not (chosen is not None and chosen.nominated):
+        if base.candidate.can_pair_with(remote) and not generation.selection.settled(remote.component):
             generation.checks.add(base, remote)
 
     def _settle(self, generation: Generation) -> None:

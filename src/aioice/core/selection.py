@@ -23,6 +23,7 @@ class Selection:
 
     __slots__ = (
         "pairs",
+        "doubted",
         "_nominating",
         "_direct_patience",
         "_relay_patience",
@@ -32,6 +33,8 @@ class Selection:
     def __init__(self, direct_patience: float = DIRECT_PATIENCE, relay_patience: float = RELAY_PATIENCE) -> None:
         #: The first valid pair, later the selected one.
         self.pairs: dict[int, Pair] = {}
+        #: Components whose peer does not answer on the pair in use, so that another may be nominated in its place.
+        self.doubted: tuple[int, ...] = ()
         self._nominating: tuple[Pair, ...] = ()
         self._direct_patience = direct_patience
         self._relay_patience = relay_patience
@@ -47,21 +50,35 @@ class Selection:
         self.pairs[pair.component] = pair
         return True
 
+    def doubt(self, component: int, doubted: bool) -> None:
+        """Whether the peer has stopped to answer on the pair in use."""
+        self.doubted = tuple(other for other in self.doubted if other != component)
+        if doubted:
+            self.doubted += (component,)
+
+    def settled(self, component: int) -> bool:
+        """Whether the pair in use is nominated, and in no doubt."""
+        pair = self.pairs.get(component)
+        return pair is not None and pair.nominated and component not in self.doubted
+
     def nominate(self, pair: Pair) -> bool:
         """The nomination of a valid pair is settled; returns whether the pair in use or its rank changed.
 
         A peer that nominates several pairs means the best of them (RFC 5245 §8.1.1.2; RFC 8445 forbids it), unless it
-        picks them one by one: then it has left the pair before.
+        picks them one by one, or the pair in use is in doubt: then it has left the pair before.
         """
         known, pair.nominated = pair.nominated, True
         self._settle(pair)
         current = self.pairs.get(pair.component)
         if known and current is pair:
             return False
-        if current is not None and current is not pair and current.nominated and current.priority >= pair.priority:
-            if known or not pair.deliberate:
+        if current is not None and current is not pair and current.nominated:
+            if pair.component in self.doubted:
+                current.nominated = False  # it may be nominated again
+            elif current.priority >= pair.priority and (known or not pair.deliberate):
                 return False
         self.pairs[pair.component] = pair
+        self.doubt(pair.component, False)
         return True
 
     def _settle(self, pair: Pair) -> None:
@@ -88,12 +105,14 @@ class Selection:
         self.due = None
         for component in components:
             current = self.pairs.get(component)
-            if current is None or current.nominated or self.nominating(component) is not None:
+            if current is None or self.settled(component) or self.nominating(component) is not None:
                 continue
-            pairs = checks.of_component(component)
-            best = next((pair for pair in pairs if pair.state is PairState.SUCCEEDED), None)
+            pairs = [pair for pair in checks.of_component(component) if not pair.nominated]
+            best = next((p for p in pairs if p.state is PairState.SUCCEEDED and p.valid_since is not None), None)
             if best is None:
                 continue
+            # It replaces another if there is a nominated one, also should that be answered again meanwhile.
+            best.deliberate = current.nominated
             better = any(pair.state in UNANSWERED for pair in pairs[: pairs.index(best)])
             since = min(pair.valid_since for pair in pairs if pair.valid_since is not None)
             due = since + self._patience(best)

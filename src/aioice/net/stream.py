@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,10 @@ HANDSHAKE_TIMEOUT = 10.0
 
 #: Seconds in which a closed link may still send what it accepted.
 LINGER = 2.0
+
+#: Seconds for which nothing of what we have sent need be acknowledged: so a stream whose path has gone (a NAT has
+#: forgotten it, an address is ours no longer) ends before consent does, and not after a quarter of an hour.
+SILENCE = 15.0
 
 
 async def open_stream(
@@ -70,7 +75,15 @@ async def open_stream(
             raise
         # asyncio's word for a peer that hangs up, or says nothing, while it should shake hands.
         raise ssl.SSLError(f"TLS handshake: {exc or type(exc).__name__}") from exc
+    _end_with_path(stream.link)
     return stream.link
+
+
+def _end_with_path(link: StreamTransport) -> None:
+    sock, option = link.get_extra_info("socket"), getattr(socket, "TCP_USER_TIMEOUT", None)
+    if sock is not None and option is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, int(SILENCE * 1000))
 
 
 async def _connected(loop: asyncio.AbstractEventLoop, peer: Address) -> socket.socket | None:

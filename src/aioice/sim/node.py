@@ -311,10 +311,17 @@ class Node:
         elif (number, peer) in self.accepts:
             self._deliver(number, peer, data)
             return
+        elif self._awaited(number, peer):
+            pass
         elif not is_channel_data(data) or (self.links[number].stream is None and peer not in self.world.turn_addresses):
             self.unwanted += 1
             return
         self._call(self.machine.handle_datagram, number, peer, data)
+
+    def _awaited(self, number: int, peer: Address) -> bool:
+        """As :meth:`aioice.core.agent.Agent.awaits_server`; other machines ask nobody over a link of peers."""
+        awaits = getattr(self.machine, "awaits_server", None)
+        return awaits is not None and bool(awaits(number, peer))
 
     def _deliver(self, number: int, peer: Address, data: bytes) -> None:
         component = self.accepts.get((number, peer))
