@@ -133,7 +133,7 @@ class TestExpiry:
         for number in range(4):
             watched.asked(5.0 * number, bytes([number]))
         watched.answered(20.0, bytes([1]))
-        assert watched.outstanding == [bytes([2]), bytes([3])]
+        assert watched.outstanding == (bytes([2]), bytes([3]))
         assert not watched.expired(49.9)
         assert watched.expired(50.0)
 
@@ -142,7 +142,7 @@ class TestExpiry:
         watched.asked(5.0, b"one")
         watched.asked(10.0, b"two")
         watched.answered(11.0, b"two")
-        assert watched.outstanding == []
+        assert watched.outstanding == ()
         watched.answered(12.0, b"one")
         assert watched.last_answer == 12.0
         assert not watched.expired(1000.0)

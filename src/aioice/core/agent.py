@@ -29,7 +29,7 @@ from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
 from .generation import Generation
 from .hiding import related_address
 from .machine import Deliver, Done, Notify, Resolve, Resolved, SendFailed, Transmit, Tunables
-from .record import Record
+from .record import NOTHING, Record
 from .selection import DIRECT_PATIENCE, RELAY_PATIENCE, Selection
 from .sending import DoubtsChanged, Sending, SendingEnded, Silent
 from .servers import RelayPermits, RelayRefused, RelayUnreachable, StunServer, TurnServer
@@ -309,7 +309,7 @@ class Agent:
                 return  # draft-ietf-mmusic-mdns-ice-candidates §3.2
             generation.remote_candidates.append(candidate)
             query = self.next_number()
-            generation.resolving[query] = candidate
+            generation.resolving = {**generation.resolving, query: candidate}
             self._outputs.append(Resolve(query, candidate.host))
         else:
             self._reachable(now, generation, candidate)
@@ -465,8 +465,10 @@ class Agent:
 
     def _resolved(self, now: float, report: Resolved) -> None:
         for generation in self._checker.generations:
-            candidate = generation.resolving.pop(report.query, None)
+            candidate = generation.resolving.get(report.query)
             if candidate is not None:
+                others = {query: c for query, c in generation.resolving.items() if query != report.query}
+                generation.resolving = others or NOTHING
                 if report.addresses:
                     candidate.address = self._within_reach(report.addresses)
                     self._reachable(now, generation, candidate)
@@ -778,22 +780,16 @@ class Agent:
         return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        earliest = self._gatherer.poll_timeout()
-        if self._closed:
-            return earliest
-        generation = self._generation
-        # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
-        patient = generation.checking and self._state is ConnectionState.CHECKING and not self._config.lite
-        for time in (
-            self._checker.poll_timeout(),
-            self._sending.poll_timeout(),
-            self._abandon_at,
-            generation.selection.due if generation.checking else None,
-            generation.patience_ends if patient and not generation.patience_over else None,
-        ):
-            if time is not None and (earliest is None or time < earliest):
-                earliest = time
-        return earliest
+        times = [self._gatherer.poll_timeout()]
+        if not self._closed:
+            times += (self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at)
+            generation = self._generation
+            if generation.checking:
+                times.append(generation.selection.due)
+                # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+                if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
+                    times.append(generation.patience_ends)
+        return min([time for time in times if time is not None], default=None)
 
     _HANDLERS: ClassVar[dict[type, Callable[[Agent, float, Any], None]]] = {
         Found: _found,
