@@ -780,16 +780,22 @@ class Agent:
         return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
-        times = [self._gatherer.poll_timeout()]
-        if not self._closed:
-            times += (self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at)
-            generation = self._generation
-            if generation.checking:
-                times.append(generation.selection.due)
-                # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
-                if self._state is ConnectionState.CHECKING and not (self._config.lite or generation.patience_over):
-                    times.append(generation.patience_ends)
-        return min([time for time in times if time is not None], default=None)
+        earliest = self._gatherer.poll_timeout()
+        if self._closed:
+            return earliest
+        generation = self._generation
+        # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+        patient = generation.checking and self._state is ConnectionState.CHECKING and not self._config.lite
+        for time in (
+            self._checker.poll_timeout(),
+            self._sending.poll_timeout(),
+            self._abandon_at,
+            generation.selection.due if generation.checking else None,
+            generation.patience_ends if patient and not generation.patience_over else None,
+        ):
+            if time is not None and (earliest is None or time < earliest):
+                earliest = time
+        return earliest
 
     _HANDLERS: ClassVar[dict[type, Callable[[Agent, float, Any], None]]] = {
         Found: _found,
