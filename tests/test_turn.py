@@ -371,6 +371,8 @@ async def test_patience_is_set_at_run_time(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(stun, "RETRY_MAX", 0)
         server.silent = set()
         transport, client = await creation
+        # Read when a timer fires, or at the next call, whichever comes first.
+        transport.sendto(b"data", ("127.0.0.1", 9))
         assert transport._allocation._transactions.tunables.retry_max == 0
         transport.close()
         await client.lost

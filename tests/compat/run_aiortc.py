@@ -14,10 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from suite import Environment, download
+from suite import ROOT, Environment, download
 
-#: Two peer connections in the simulator, our own test.
-SIMULATED = "test_simulated.py"
+HERE = Path(__file__).parent
+
+#: Our own tests: two peer connections in the simulator, and the example of a browser.
+OURS = {"simulated_aiortc.py": "test_simulated.py", "browser_aiortc.py": "test_browser.py"}
 
 TESTS = (
     "test_rtcicetransport.py",
@@ -25,7 +27,7 @@ TESTS = (
     "test_rtcsctptransport.py",
     "test_rtcdtlstransport.py",
     "test_ortc.py",
-    SIMULATED,
+    *OURS.values(),
 )
 
 
@@ -36,8 +38,12 @@ def main(arguments: list[str]) -> int:
     environment.install([f"{name}=={version}", "pytest>=8", "pytest-timeout"])
     print(f"{name} {version}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        shutil.copytree(sdist / "tests", Path(directory, "tests"))
-        shutil.copy(Path(__file__).with_name("simulated_aiortc.py"), Path(directory, "tests", SIMULATED))
+        tests = Path(directory, "tests")
+        shutil.copytree(sdist / "tests", tests)
+        for source, target in OURS.items():
+            shutil.copy(HERE / source, tests / target)
+        shutil.copy(HERE.parent / "browser" / "chromium.py", tests)
+        shutil.copytree(ROOT / "examples" / "browser", tests / "example")
         return environment.run_pytest(Path(directory), [*(f"tests/{test}" for test in TESTS), *arguments], 2)
 
 
