@@ -56,6 +56,30 @@ def ratios(results: list[dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
+def growth(content: dict[str, Any], path: Path) -> None:
+    """What a pair costs, by the number of pairs in the process: memory, and idle CPU."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.5))
+    for axes, name, label in zip(panels, ("kib", "cpu"), ("MiB of memory", "% of a processor, idle"), strict=True):
+        for side in ("old", "new"):
+            crowds = {
+                int(case.removeprefix("crowd-")): statistics.median(numbers[name])
+                for case, numbers in content[side].items()
+                if case.removeprefix("crowd-").isdigit()
+            }
+            sizes = sorted(crowds)
+            values = [crowds[size] * (size / 1024 if name == "kib" else 1) for size in sizes]
+            axes.plot(sizes, values, marker="o", color=COLOURS[side], label=NAMES[side])
+        axes.set_xlabel("pairs in one process")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 def draw(content: dict[str, Any], directory: Path) -> None:
     """All plots of one run."""
     import matplotlib
@@ -64,6 +88,8 @@ def draw(content: dict[str, Any], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if content["data"]:
         speeds(content["data"], directory / "data.png")
+    if any(case.removeprefix("crowd-").isdigit() for case in content["new"]):
+        growth(content, directory / "growth.png")
     ratios(content["results"], directory / "ratios.png")
 
 

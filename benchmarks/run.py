@@ -43,6 +43,9 @@ class Case(NamedTuple):
     ours_alone: bool = False
 
 
+#: Numbers of pairs of which a plot shows the growth.
+GROWTH = (100, 300, 1000, 3000)
+
 CASES = {
     "import": Case(5, 5, 3, 2),
     "connect-1": Case(50, 5, 20, 2),
@@ -58,6 +61,12 @@ CASES = {
     "gather-refused": Case(1, 3, 1, 2),
     "many": Case(1, 3, 1, 1),
     "stun": Case(1, 5, 1, 2, (str(HERE / "stun_codec.py"), "--json")),
+    **{f"crowd-{pairs}": Case(1, 2, 1, 1, (str(HERE / "many.py"), "crowd", str(pairs))) for pairs in GROWTH},
+    "crowd-5000": Case(1, 2, 1, 1, (str(HERE / "many.py"), "crowd", "5000"), ours_alone=True),
+    "crowd-relays": Case(1, 2, 1, 1, (str(HERE / "many.py"), "relays", "1000")),
+    "first-byte": Case(1, 5, 1, 2, (str(HERE / "many.py"), "first-byte", "20")),
+    "first-byte-far": Case(1, 5, 1, 2, (str(HERE / "many.py"), "first-byte-far", "20")),
+    "packet": Case(1, 5, 1, 2, (str(HERE / "many.py"), "packet", "1")),
     "simulator": Case(5, 3, 3, 1, (str(HERE / "simulator.py"), "5"), ours_alone=True),
 }
 
@@ -130,6 +139,26 @@ ROWS = [
     Row("1000 pairs: connect", "s", ("many",), median("many", "connect"), ratio=1 / 2),
     Row("1000 pairs: memory of a pair", "KiB", ("many",), median("many", "kib"), ratio=1 / 2),
     Row("1000 pairs: idle CPU", "%", ("many",), median("many", "cpu"), ratio=1 / 2),
+    *(
+        Row(f"{label}: {what}", unit, (case,), median(case, name), ratio, limit)
+        for label, case in (("1000 pairs in portions", "crowd-1000"), ("1000 relayed pairs", "crowd-relays"))
+        for what, name, unit, ratio, limit in (
+            ("CPU to connect all", "connect", "s", 1 / 3 if case == "crowd-1000" else None, None),
+            ("memory of a pair", "kib", "KiB", None, 10 if case == "crowd-1000" else None),
+            ("idle CPU", "cpu", "%", 1 / 3 if case == "crowd-1000" else None, None),
+            ("loop lag, p99", "p99", "ms", None, None),
+            ("close", "close", "s", None, None),
+        )
+    ),
+    Row("10 000 agents: loop lag, p99", "ms", ("crowd-5000",), median("crowd-5000", "p99"), limit=20),
+    Row("10 000 agents: idle CPU", "%", ("crowd-5000",), median("crowd-5000", "cpu")),
+    Row("10 000 agents: close", "s", ("crowd-5000",), median("crowd-5000", "close")),
+    *(
+        Row(f"{what}, {path}", "ms", (case,), median(case, name))
+        for path, case in (("0 ms RTT", "first-byte"), ("50 ms RTT", "first-byte-far"))
+        for what, name in (("first data both ways", "data"), ("nomination", "nominated"))
+    ),
+    Row("CPU of a packet, request and response", "µs", ("packet",), median("packet", "us")),
     Row("simulator: CPU of 10 minutes", "s", ("simulator",), median("simulator", "seconds"), limit=0.3),
 ]
 

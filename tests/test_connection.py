@@ -472,7 +472,7 @@ async def test_lost_socket() -> None:
     await connection.gather_candidates()
     first, second = connection.local_candidates
     (lost,) = [protocol for protocol in connection._protocols if protocol.local_candidate is first]
-    lost.dropped["something"] = 1
+    lost.dropped = {"something": 1}
     lost.transport.close()
     await turns()
     assert connection.local_candidates == [second]

@@ -31,8 +31,8 @@ from .core.events import (
 )
 from .core.gathering import BaseLost, Found, Gathered, Withdrawn
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
+from .core.record import NOTHING
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
-from .core.sending import NOTHING
 from .core.servers import StunServer, TurnServer
 from .data import CandidatePair, DataPath
 from .listeners import Listeners

@@ -22,7 +22,7 @@ class Listeners:
     __slots__ = ("_waiters", "_readers", "_closed", "_told")
 
     def __init__(self) -> None:
-        self._waiters: list[asyncio.Future[ConnectionEvent]] = []
+        self._waiters: tuple[asyncio.Future[ConnectionEvent], ...] = ()
         self._readers: WeakSet[EventReader] | None = None
         #: The last event.
         self._closed: ConnectionClosed | None = None
@@ -51,12 +51,12 @@ class Listeners:
             self._told = True
             return self._closed
         waiter: asyncio.Future[ConnectionEvent] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters += (waiter,)
         try:
             await asyncio.sleep(0)
             event = await waiter
         finally:
-            self._waiters.remove(waiter)
+            self._waiters = tuple(other for other in self._waiters if other is not waiter)
         self._told = True
         return event
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import stun
 from .core.demux import CHANNEL_HEADER_SIZE, MAGIC_COOKIE
+from .core.record import NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .candidate import Candidate
     from .core.machine import Address
@@ -58,7 +59,7 @@ class StunProtocol(asyncio.DatagramProtocol):
         #: Components by the addresses that may send them data.
         self.accepted: dict[Address, int] = {}
         #: Datagrams that were dropped here, by reason.
-        self.dropped: dict[str, int] = {}
+        self.dropped: Mapping[str, int] = NOTHING
         #: Whether the transport has more to send than it should.
         self.paused = False
         #: Application data that was taken.
@@ -126,9 +127,9 @@ class StunProtocol(asyncio.DatagramProtocol):
             self._drop("STUN before the socket was taken over")
 
     def _drop(self, why: str) -> None:
-        self.dropped[why] = self.dropped.get(why, 0) + 1
+        self.dropped = {**self.dropped, why: self.dropped.get(why, 0) + 1}
 
-    def drops(self) -> dict[str, int]:
+    def drops(self) -> Mapping[str, int]:
         """What was dropped here and on the way out, by reason."""
         unsent = getattr(getattr(self, "transport", None), "dropped", 0)
         return {**self.dropped, "send queue full": unsent} if unsent else self.dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .core.agent import AgentConfig
@@ -88,4 +89,17 @@ def agent_config(
         settings["remote_filter"] = remote_filter_of(remote_filter)
     if not (use_ipv4 and use_ipv6):
         settings["relay_families"] = (4,) * use_ipv4 + (6,) * use_ipv6
-    return AgentConfig(relay_only=transport_policy is TransportPolicy.RELAY, **settings)
+    settings["relay_only"] = transport_policy is TransportPolicy.RELAY
+    return AgentConfig(**settings) if settings.keys() - _PLAIN else _shared_config(**settings)
+
+
+#: Settings that are numbers, as most connections have no others.
+_PLAIN = frozenset(
+    ("controlling", "components", "lite", "ta", "max_pairs", "direct_patience", "relay_patience", "patience")
+) | {"relay_only", "relay_families"}
+
+
+@lru_cache(16)
+def _shared_config(**settings: Any) -> AgentConfig:
+    """One for all connections that are told the same."""
+    return AgentConfig(**settings)

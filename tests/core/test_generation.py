@@ -240,7 +240,7 @@ class TestComponents:
     def test_not_while_names_are_looked_up(self) -> None:
         generation = make(2)
         generation.remote_candidates.append(candidate())
-        generation.resolving[1] = candidate("name.local", component=2)
+        generation.resolving = {1: candidate("name.local", component=2)}
         generation.remote_end = True
         generation.prune_components()
         assert list(generation.components) == [1, 2]

@@ -83,7 +83,7 @@ class TestRoutes:
         assert scene.ask(10.9) == [] and scene.ask(11.1) == [new]
         scene.sending.answered(12.0, old, b"transaction!\x01")
         assert scene.sending.uses[1].consent is not None
-        assert scene.sending.uses[1].consent.outstanding == [b"transaction!\x01"]
+        assert scene.sending.uses[1].consent.outstanding == (b"transaction!\x01",)
 
     def test_for_each_component(self) -> None:
         scene = Scene()

@@ -351,8 +351,9 @@ async def test_a_channel_over_what_gathers() -> None:
 
 async def test_relay_of_a_machine_that_has_none() -> None:
     bench = Bench()
+    bench.say(OpenRelay(2, PEER, PEER))
     bench.driver.relay_send = None
-    bench.say(OpenRelay(2, PEER, PEER), Transmit(2, PEER, b"x"))
+    bench.say(Transmit(2, PEER, b"x"))
     assert bench.machine.relayed == []
 
 

@@ -365,6 +365,8 @@ class Checker:
             self.drops["malformed"] += 1
             return
         self._requests.end(request)
+        if pair.cancelled:
+            pair.cancelled = tuple(other for other in pair.cancelled if other is not request)
         pair.responses_received += 1
         if message.unknown_required:
             self._check_failed(now, check, request, "answer with unknown attributes")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .address import canonical_host
 from .candidate import Candidate, candidate_foundation, candidate_priority, local_preferences
 from .checklist import Base
-from .hiding import NOTHING, hidden, is_hidden, no_address, related_address, shown_report
+from .hiding import hidden, is_hidden, no_address, related_address, shown_report
 from .machine import (
     Close,
     Connected,
@@ -31,7 +31,7 @@ from .machine import (
     SendFailed,
 )
 from .message import parse_message
-from .record import Record
+from .record import NOTHING, Record
 from .servers import Asked, Ended, Mapped, Relayed, RelayLost, RelayRefused, StunServer, TurnServer
 from .waiting import Job
 
@@ -142,7 +142,7 @@ class Gatherer:
         #: Whom :meth:`gather` asks.
         self.servers: Sequence[StunServer | TurnServer] = ()
         #: Names of interfaces by address, for rewrites that are for one of them.
-        self.interfaces: Mapping[str, str] = {}
+        self.interfaces: Mapping[str, str] = NOTHING
         #: The names that are shown in place of the addresses of this host, if those are hidden.
         self.names = NOTHING
         self._random = random
@@ -157,11 +157,11 @@ class Gatherer:
         self._ta = ta
         self._outputs: list[Any] = [] if outputs is None else outputs
         #: What the children have to say, in its order.
-        self._inner: list[Any] = []
-        self._jobs: dict[int, Job] = {}
+        self._inner: list[Any] | None = None
+        self._jobs: Mapping[int, Job] = NOTHING
         self._bases: dict[int, Base] = {}
         #: All but the bases' own: a base, and what is reflected from it or added to it.
-        self._told: list[tuple[Base, Candidate]] = []
+        self._told: tuple[tuple[Base, Candidate], ...] = ()
         self._names: Questions | None = None
         self._secrets: Questions | None = None
         self._reflexive: Reflexive | None = None
@@ -169,7 +169,7 @@ class Gatherer:
         #: Transactions that wait for their turn.
         self._turns: deque[Callable[[float], bool]] | None = None
         self._next_turn = 0.0
-        self._inquiries: list[Inquiry] = []
+        self._inquiries: tuple[Inquiry, ...] = ()
         self._closed = False
 
     # -------------------------------------------------------------------------------------------------------- verbs
@@ -179,7 +179,8 @@ class Gatherer:
         seconds. Begun anew, it gives up what it was still opening.
         """
         before = self._jobs.get(component)
-        job = self._jobs[component] = Job(now, component, timeout)
+        job = Job(now, component, timeout)
+        self._jobs = {**self._jobs, component: job}
         if before is not None:
             for link in before.opening:
                 self._outputs.append(Close(link))
@@ -241,7 +242,7 @@ class Gatherer:
             if self._relays is None or not self._relays.owns(link):
                 self._outputs.append(Close(link))
         self._bases.clear()
-        self._told.clear()
+        self._told = ()
         if self._reflexive is not None:
             self._reflexive.close()
         if self._relays is not None:
@@ -333,7 +334,7 @@ class Gatherer:
         if self._reflexive is None:
             from .reflexive import Reflexive
 
-            self._reflexive = Reflexive(self._random, self._tunables, self._inner, self._pace)
+            self._reflexive = Reflexive(self._random, self._tunables, self._from_children(), self._pace)
         for host in addresses:
             if (":" in host) == (":" in base.candidate.host):
                 inquiry = self._reflexive.ask(now, base, server, (host, server.port))
@@ -352,7 +353,7 @@ class Gatherer:
                 self._random,
                 self._next_link,
                 self._tunables,
-                self._inner,
+                self._from_children(),
                 self._pace,
                 self._resolve,
                 self._credentials,
@@ -381,14 +382,14 @@ class Gatherer:
         """Somebody may wait for it."""
         if len(self._inquiries) >= MAX_INQUIRIES:
             old = next((other for other in self._inquiries if not other.pending), self._inquiries[0])
-            self._inquiries.remove(old)
-        self._inquiries.append(inquiry)
+            self._forget(old)
+        self._inquiries += (inquiry,)
         job = self._jobs.get(inquiry.component)
         if job is not None and inquiry.pending:
             job.pending.append(inquiry)
 
     def _forget(self, inquiry: Inquiry) -> None:
-        self._inquiries = [other for other in self._inquiries if other is not inquiry]
+        self._inquiries = tuple(other for other in self._inquiries if other is not inquiry)
 
     # ------------------------------------------------------------------------------------------------------- the world
 
@@ -462,7 +463,7 @@ class Gatherer:
     def _told_of(self, base: Base) -> tuple[Candidate, ...]:
         """The candidates that end with a base."""
         gone = (base.shown, *(candidate for other, candidate in self._told if other is base))
-        self._told = [(other, candidate) for other, candidate in self._told if other is not base]
+        self._told = tuple((other, candidate) for other, candidate in self._told if other is not base)
         return gone
 
     def _opened(self, now: float, report: Opened | OpenFailed) -> None:
@@ -540,7 +541,7 @@ class Gatherer:
             related_address=related[0],
             related_port=related[1],
         )
-        self._told.append((base, candidate))
+        self._told += ((base, candidate),)
         self._outputs.append(Found(base, candidate))
         return candidate
 
@@ -555,9 +556,10 @@ class Gatherer:
         if candidate is not None:
             inquiry.candidates += (candidate,)
         if answer.before is not None:
-            for other, stale in self._told[:]:
+            for told in self._told:
+                other, stale = told
                 if other is base and (stale.host, stale.port) == answer.before:
-                    self._told.remove((other, stale))
+                    self._told = tuple(other for other in self._told if other is not told)
                     self._outputs.append(Withdrawn(stale))
 
     def _found_relayed(self, now: float, relayed: Relayed) -> None:
@@ -609,22 +611,27 @@ class Gatherer:
         RelayLost: _relay_lost,
     }
 
+    def _from_children(self) -> list[Any]:
+        """Where they put what they have to say."""
+        if self._inner is None:
+            self._inner = []
+        return self._inner
+
     def _settle(self, now: float) -> None:
         """Act on what the children have said, and tell who need not wait any longer."""
-        inner = self._inner
-        while inner:
-            output = inner.pop(0)
+        while self._inner:
+            output = self._inner.pop(0)
             handler = self._HANDLERS.get(type(output))
             if handler is None:
                 self._outputs.append(output)
             else:
                 handler(self, now, output)
-        for job in list(self._jobs.values()):
+        for job in list(self._jobs.values()) if self._jobs else ():
             if not job.reported and (job.finished or now >= job.due()):
                 job.reported = True
                 self._outputs.append(Gathered(job.component))
             if job.finished:
-                self._jobs = {number: other for number, other in self._jobs.items() if other is not job}
+                self._jobs = {number: other for number, other in self._jobs.items() if other is not job} or NOTHING
 
     def handle_timeout(self, now: float) -> None:
         if self._turns is not None and now >= self._next_turn:
@@ -644,6 +651,8 @@ class Gatherer:
         return self._outputs.pop(0) if self._outputs else None
 
     def poll_timeout(self) -> float | None:
+        if not (self._jobs or self._turns or self._reflexive or self._relays):
+            return None
         times = [job.due() for job in self._jobs.values() if not job.reported]
         if self._turns:
             times.append(self._next_turn)

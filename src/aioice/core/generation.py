@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from .checklist import UNANSWERED, CheckList
 from .message import Message
-from .record import Record
+from .record import NOTHING, Record
 from .selection import Selection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .candidate import Candidate
     from .checklist import Base, Pair
     from .machine import Address
@@ -73,7 +75,7 @@ class Generation:
         #: The peer has signalled its end-of-candidates (RFC 8838 §14).
         self.remote_end = False
         #: Names of remote candidates that are being looked up, by query.
-        self.resolving: dict[int, Candidate] = {}
+        self.resolving: Mapping[int, Candidate] = NOTHING
         self.early: tuple[EarlyCheck, ...] = ()
         #: Components for which the peer has sent a check: it has our credentials and runs checks of its own.
         self.heard: tuple[int, ...] = ()
@@ -126,7 +128,7 @@ class Generation:
             self.remote_candidates.remove(candidate)
         for pair in [pair for pair in self.checks.pairs if pair.remote in foreign]:
             self.checks.remove(pair)
-        self.resolving = {query: c for query, c in self.resolving.items() if c not in foreign}
+        self.resolving = {query: c for query, c in self.resolving.items() if c not in foreign} or NOTHING
         return len(foreign)
 
     def has_room(self, kind: str) -> bool:

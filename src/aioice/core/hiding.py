@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from .inquiries import ServerReport
     from .machine import Address
 
-#: No names: nothing is hidden.
-NOTHING: Mapping[str, str] = {}
-
 
 def hidden(candidate: Candidate, name: str) -> Candidate:
     """A host candidate as it is shown, under ``name``.

@@ -1,4 +1,4 @@
-"""``Record``: typing's NamedTuple, at a tenth of what defining one costs.
+"""``Record``: typing's NamedTuple, at a tenth of what defining one costs; and what takes the place of no records.
 
 Defining a class is most of our import time, and `import aioice` has a budget; a type checker sees the original.
 """
@@ -6,9 +6,11 @@ Defining a class is most of our import time, and `import aioice` has a budget; a
 from __future__ import annotations
 
 from operator import itemgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import NamedTuple as Record
 else:
 
@@ -49,4 +51,7 @@ else:
             return f"{type(self).__name__}({fields})"
 
 
-__all__ = ["Record"]
+#: For all who have nothing: an empty dictionary of one's own takes 80 bytes. It never changes; another takes its place.
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+__all__ = ["NOTHING", "Record"]

@@ -73,7 +73,7 @@ class Remotes:
                 return  # draft-ietf-mmusic-mdns-ice-candidates §3.2
             generation.remote_candidates.append(candidate)
             query = self._next_query()
-            generation.resolving[query] = candidate
+            generation.resolving = {**generation.resolving, query: candidate}
             self._outputs.append(Resolve(query, candidate.host))
         else:
             self._reachable(generation, candidate)
@@ -83,7 +83,8 @@ class Remotes:
         generation = next((g for g in self._checker.generations if report.query in g.resolving), None)
         if generation is None:
             return False
-        candidate = generation.resolving.pop(report.query)
+        candidate = generation.resolving[report.query]
+        generation.resolving = {query: c for query, c in generation.resolving.items() if query != report.query}
         if report.addresses:
             candidate.address = self._within_reach(report.addresses)
             self._reachable(generation, candidate)

@@ -149,7 +149,10 @@ class Requests:
     def end(self, request: Request) -> None:
         """The request is answered or no longer of interest."""
         self._pending.pop(request.transaction_id, None)
-        if len(self._timers) > 2 * len(self._pending) + 16:
+        if not self._pending:
+            # As most of the time: nothing is kept, not even the room for the next.
+            self.end_all()
+        elif len(self._timers) > 2 * len(self._pending) + 16:
             self._timers = [entry for entry in self._timers if self._current(entry)]
             heapify(self._timers)
 

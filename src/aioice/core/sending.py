@@ -6,13 +6,12 @@ knows.
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .consent import Consent
 from .events import ConsentExpired, SelectedPair
 from .machine import Notify, Route, Unroute
-from .record import Record
+from .record import NOTHING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
     from .checklist import Pair
     from .generation import Generation
     from .machine import Address, Tunables
-
-
-#: For all who have nothing: an empty dictionary of one's own takes 80 bytes.
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class SendingEnded(Record):

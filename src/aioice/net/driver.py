@@ -108,13 +108,13 @@ class Driver:
         #: What is open now.
         self.links: dict[int, asyncio.DatagramTransport] = {}
         #: ``relay_send(now, link, peer, data)`` sends through a relayed address.
-        self.relay_send: Callable[[float, int, Address, bytes], object] | None = getattr(machine, "relay", None)
+        self.relay_send: Callable[[float, int, Address, bytes], object] | None = None
         self._protocol_factory = protocol_factory
         self._on_output = on_output
         self._opening: tuple[tuple[int, asyncio.Task[asyncio.DatagramTransport]], ...] = ()
         self._tasks: tuple[asyncio.Task[Any], ...] = ()
-        self._reports: list[Report] = []
-        self._last: list[Output] = []
+        self._reports: tuple[Report, ...] = ()
+        self._last: tuple[Output, ...] = ()
         self._timer: asyncio.TimerHandle | None = None
         #: What the timer is armed for: loops with millisecond timers do not remember it exactly.
         self._armed = 0.0
@@ -155,7 +155,7 @@ class Driver:
         self.pump()
 
     def report(self, report: Report) -> None:
-        self._reports.append(report)
+        self._reports += (report,)
         self.pump()
 
     def unreachable(self, link: int, peer: Address, exc: OSError) -> None:
@@ -198,24 +198,26 @@ class Driver:
         if self._pumping:
             return
         self._pumping = True
-        machine, reports, last = self.machine, self._reports, self._last
+        machine = self.machine
         try:
             while True:
                 while (output := machine.poll_output()) is not None:
                     self._settled = False
                     if not self._closed:
                         _HANDLERS[type(output)](self, output)
-                if reports:
+                if self._reports:
                     # Only now: a machine gets no report while its outputs wait.
                     self._settled = False
-                    machine.handle_report(self.loop.time(), reports.pop(0))
+                    report, self._reports = self._reports[0], self._reports[1:]
+                    machine.handle_report(self.loop.time(), report)
                     continue
                 if not self._settled:
                     self._settled = True
                     self._arm()
-                if not last:
+                if not self._last:
                     return
-                self._emit(last.pop(0))
+                output, self._last = self._last[0], self._last[1:]
+                self._emit(output)
         finally:
             self._pumping = False
             self._tell_idle()
@@ -226,7 +228,7 @@ class Driver:
         What the machine puts out from now on is thrown away.
         """
         self._closed = True
-        self._reports.clear()
+        self._reports = ()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -319,7 +321,7 @@ class Driver:
         try:
             transport.sendto(data, peer)
         except Exception as exc:
-            self._reports.append(SendFailed(link, peer, reason_of(exc)))
+            self._reports += (SendFailed(link, peer, reason_of(exc)),)
 
     def _open_udp(self, output: OpenUdp) -> None:
         link = output.link
@@ -348,6 +350,7 @@ class Driver:
         from .relay import RelayTransport  # many programs have none
 
         link = output.link
+        self.relay_send = getattr(self.machine, "relay", None)
         try:
             protocol = self._protocol_factory(link)
             transport = RelayTransport(self, link, output.relayed, output.mapped, protocol)
@@ -411,11 +414,11 @@ class Driver:
     def _open_failed(self, link: int, reason: Reason, exc: BaseException) -> None:
         if not isinstance(exc, OSError):
             self._complain("a link could not be opened", exc)
-        self._reports.append(OpenFailed(link, reason, str(exc)))
+        self._reports += (OpenFailed(link, reason, str(exc)),)
 
     def _opened(self, link: int, transport: asyncio.DatagramTransport) -> None:
         self.links[link] = transport
-        self._reports.append(Opened(link, transport.get_extra_info("sockname")[:2]))
+        self._reports += (Opened(link, transport.get_extra_info("sockname")[:2]),)
 
     def _close_link(self, output: Close) -> None:
         link = output.link
@@ -473,7 +476,7 @@ class Driver:
             self._complain("exception in a receiver of outputs", exc)
 
     def _emit_last(self, output: Output) -> None:
-        self._last.append(output)
+        self._last += (output,)
 
     def _complain(self, message: str, exc: BaseException) -> None:
         self.loop.call_exception_handler({"message": f"aioice: {message}", "exception": exc})

@@ -151,7 +151,6 @@ class UdpTransport(UdpSender):
     """
 
     __slots__ = (
-        "_receive",
         "_batch",
         "_single",
         "_alone",
@@ -164,7 +163,6 @@ class UdpTransport(UdpSender):
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
     ) -> None:
         super().__init__(loop, sock, protocol)
-        self._receive = sock.recvfrom
         self._sockname: Any = sock.getsockname()
         #: Reads at the next wake-up: twice as many as long as all bring something, for the one that finds nothing costs
         #: as much.
@@ -253,7 +251,7 @@ class UdpTransport(UdpSender):
             if self._closing:
                 return
             try:
-                data, addr = self._receive(READ_SIZE)
+                data, addr = self._sock.recvfrom(READ_SIZE)
             except BlockingIOError:
                 self._nothing_more(count)
                 return
