@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from . import __version__
-from .cli import connect, demo, gather, nat, trace, turn
+from .cli import connect, demo, gather, nat, rendezvous, trace, turn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aioice", description="Interactive Connectivity Establishment (RFC 8445)")
     parser.add_argument("--version", action="version", version=f"aioice {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, gather, connect, turn, nat, trace):
+    for command in (demo, gather, connect, rendezvous, turn, nat, trace):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
