@@ -59,6 +59,7 @@ CASES = {
     "many": Case(1, 3, 1, 1),
     "stun": Case(1, 5, 1, 2, (str(HERE / "stun_codec.py"), "--json")),
     "simulator": Case(5, 3, 3, 1, (str(HERE / "simulator.py"), "5"), ours_alone=True),
+    "trace-off": Case(200, 3, 200, 1, (str(HERE / "trace_off.py"), "200"), ours_alone=True),
 }
 
 
@@ -131,6 +132,7 @@ ROWS = [
     Row("1000 pairs: memory of a pair", "KiB", ("many",), median("many", "kib"), ratio=1 / 2),
     Row("1000 pairs: idle CPU", "%", ("many",), median("many", "cpu"), ratio=1 / 2),
     Row("simulator: CPU of 10 minutes", "s", ("simulator",), median("simulator", "seconds"), limit=0.3),
+    Row("trace off: CPU of a session, to one without", "×", ("trace-off",), median("trace-off", "ratio"), limit=1.02),
 ]
 
 
