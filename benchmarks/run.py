@@ -68,6 +68,7 @@ CASES = {
     "first-byte-far": Case(1, 5, 1, 2, (str(HERE / "many.py"), "first-byte-far", "20")),
     "packet": Case(1, 5, 1, 2, (str(HERE / "many.py"), "packet", "1")),
     "simulator": Case(5, 3, 3, 1, (str(HERE / "simulator.py"), "5"), ours_alone=True),
+    "trace-off": Case(200, 3, 200, 1, (str(HERE / "trace_off.py"), "200"), ours_alone=True),
 }
 
 
@@ -160,6 +161,7 @@ ROWS = [
     ),
     Row("CPU of a packet, request and response", "µs", ("packet",), median("packet", "us")),
     Row("simulator: CPU of 10 minutes", "s", ("simulator",), median("simulator", "seconds"), limit=0.3),
+    Row("trace off: CPU of a session, to one without", "×", ("trace-off",), median("trace-off", "ratio"), limit=1.02),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,13 @@ class TestDemo:
         assert main(["demo"]) == 0
         told(capfd.readouterr().out)
 
+    def test_for_programs(self, loopback_processes: None, capfd: pytest.CaptureFixture[str]) -> None:
+        assert main(["demo", "--json"]) == 0
+        story = json.loads(capfd.readouterr().out)
+        assert story["connected"] and story["connect"] > 0 and len(story["round_trips"]) == demo.PINGS
+        assert story["ours"][-1] == story["theirs"][-1] == "a=end-of-candidates"
+        assert story["events"][-1]["text"] == "state: closed"
+
     async def test_the_second_peer(self, loopback: None, monkeypatch: pytest.MonkeyPatch) -> None:
         (in_read, in_write), (out_read, out_write) = os.pipe(), os.pipe()
         with os.fdopen(in_write, "w") as to_peer, os.fdopen(out_read) as from_peer, os.fdopen(out_write, "w") as out:
@@ -118,10 +126,10 @@ class TestExitCodes:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        async def fail() -> None:
+        async def fail(*story: demo.Story) -> None:
             raise exc
 
-        async def other() -> None:
+        async def other(*story: demo.Story) -> None:
             raise AssertionError("the other peer")
 
         first, second = (other, fail) if "--peer" in arguments else (fail, other)
@@ -131,7 +139,7 @@ class TestExitCodes:
         assert capsys.readouterr() == ("", f"The peers did not connect: {why}\n")
 
     def test_control_c(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        async def interrupted() -> None:
+        async def interrupted(story: demo.Story) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(demo, "_first_peer", interrupted)
@@ -161,3 +169,32 @@ class TestExitCodes:
         command = [sys.executable, "-m", "aioice", "--version"]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert ran.returncode == 0 and ran.stdout.startswith("aioice ")
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+    def test_a_full_disk(self) -> None:
+        with open("/dev/full", "w") as full:
+            ran = subprocess.run(
+                [sys.executable, "-m", "aioice", "nat", "name.invalid", "--json"],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert ran.returncode == 1 and ran.stderr.startswith("aioice: ") and ran.stderr.count("\n") == 1
+
+    def test_a_closed_pipe(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "w") as pipe:
+            ran = subprocess.run(
+                [sys.executable, "-m", "aioice", "nat", "name.invalid"], stdout=pipe, stderr=subprocess.PIPE, text=True
+            )
+        assert (ran.returncode, ran.stderr) == (1, "")
+
+    def test_a_terminal_without_arrows(self) -> None:
+        ran = subprocess.run(
+            [sys.executable, "-c", "from aioice.__main__ import main; main(['nat', 'x.invalid']); print('→')"],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0 and ran.stdout.endswith("\\u2192\n")

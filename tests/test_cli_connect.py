@@ -6,19 +6,23 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import ssl
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
+import trustme
 
 import aioice
 from aioice import Connection
 from aioice.__main__ import main
 from aioice.cli.connect import apply, describe
+from aioice.cli.rendezvous import Rendezvous, meet
 from aioice.trace import diagnose
 from tests import peers
 
@@ -94,6 +98,81 @@ async def test_chat() -> None:
         assert await line_of(a) == b"them  hi\n"
         assert a.stdin is not None
         a.stdin.close()
+
+
+@asynccontextmanager
+async def rendezvous() -> AsyncIterator[str]:
+    """The server as people run it, and the URL of a place at it; Ctrl-C ends it."""
+    command = ("-m", "aioice", "rendezvous", "--port", "0", "--json")
+    server = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE, stderr=PIPE)
+    try:
+        assert server.stdout is not None
+        told = json.loads(await server.stdout.readuntil(b"}"))
+        yield f"ws://{told['host']}:{told['port']}/place"
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, errors = await server.communicate()
+    assert (server.returncode, errors) == (130, b"")
+
+
+@pytest.mark.parametrize("options", [("--ping",), ("--throughput", "0.1")])
+async def test_rendezvous(options: tuple[str, ...]) -> None:
+    """Nothing is pasted, and nothing need be there to type at."""
+    async with rendezvous() as url:
+        command = (sys.executable, "-m", "aioice", "connect", "--rendezvous", url, "--json")
+        pipes = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE}
+        asker = await asyncio.create_subprocess_exec(*command, *options, **pipes)
+        server = await asyncio.create_subprocess_exec(*command, "--serve", **pipes)
+        (told, errors), _ = await asyncio.wait_for(
+            asyncio.gather(asker.communicate(), server.communicate()), peers.PATIENCE
+        )
+    assert (asker.returncode, server.returncode) == (0, 0), errors
+    assert json.loads(told)["received"] > 0
+
+
+async def test_chat_after_a_rendezvous() -> None:
+    async with rendezvous() as url:
+        a, b = await terminal("--rendezvous", url), await terminal("--rendezvous", url)
+        await write(a, "grüße\nsecond\n".encode())
+        assert await line_of(b) == b"them  gr\\xfc\\xdfe\n"
+        assert await line_of(b) == b"them  second\n"
+        await write(b, b"an answer\n")
+        assert await line_of(a) == b"them  an answer\n"
+        assert b.stdin is not None
+        b.stdin.close()
+        for process in (a, b):
+            await asyncio.wait_for(process.communicate(), peers.PATIENCE)
+        assert (a.returncode, b.returncode) == (0, 0)
+
+
+async def test_rendezvous_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what a proxy does: the clients check its certificate."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = await asyncio.start_server(Rendezvous(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        url = f"wss://localhost:{server.sockets[0].getsockname()[1]}/place"
+        with pytest.raises(ConnectionError, match="certificate"):
+            await meet(url, "nobody")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        assert await asyncio.gather(meet(url, "a"), meet(url, "b")) == ["b", "a"]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://example.org/", "ws://user@example.org/"])
+def test_wrong_rendezvous(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["connect", "--rendezvous", url]) == 2
+    assert capsys.readouterr().err.startswith("aioice: ")
+
+
+def test_no_rendezvous_there(loopback: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+        assert main(["rendezvous", "--port", str(port)]) == 1
+    assert main(["connect", "--rendezvous", f"ws://127.0.0.1:{port}/"]) == 1
+    assert main(["rendezvous", "--port", "99999"]) == 1
+    assert capsys.readouterr().err.count("aioice: ") == 3
 
 
 async def test_ctrl_c() -> None:

@@ -85,7 +85,8 @@ class TestNat:
     @pytest.mark.parametrize(
         ("mapped", "verdict"),
         [
-            ((), "no server answered"),
+            ((), "no server could be asked"),
+            ((None,), "no server answered"),
             ((("10.0.0.1", 5),), "no NAT"),
             ((("203.0.113.1", 5),), "only a second server"),
             ((("203.0.113.1", 5), ("203.0.113.1", 5)), "endpoint-independent mapping"),

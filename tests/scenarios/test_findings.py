@@ -13,6 +13,7 @@ from aioice.core.events import ConnectionState
 from aioice.core.gathering import StunServer, TurnServer
 from aioice.core.message import Method
 from aioice.sim import World
+from aioice.sim.hosts import Listener, Stream
 from tests.scenarios.support import PATIENCE, STUN, TURN, Pair, Peer, Puppet, behind, pair, puppeteer
 
 LIKE_EVERY_SERVER = {"username": "user", "password": "secret"}
@@ -136,6 +137,25 @@ class TestCredentials:
         p = self.connected_wrongly(password="not the right password")
         assert codes(p.left)[0] == "remote-credentials"
         assert codes(p.right)[0] == "local-password"
+
+    def test_a_peer_that_checks_but_refuses_us(self) -> None:
+        """Its checks are right and trigger ours without end: that must not keep us from giving up."""
+        p = self.connected_wrongly(password="not the right password")
+        for peer, code in ((p.left, "remote-credentials"), (p.right, "local-password")):
+            assert peer.time_of("failed") <= PATIENCE + 1
+            assert peer.agent.state is ConnectionState.FAILED
+            assert codes(peer)[0] == code
+
+    def test_a_peer_that_checks_but_never_answers(self) -> None:
+        world, peer, puppet = puppeteer()
+        puppet.answering = False
+        peer.add(puppet.candidate, None)
+        for number in range(200):
+            world.after(0.5 * number, puppet.check, peer)
+        world.run_until(lambda: peer.agent.state is ConnectionState.FAILED, timeout=PATIENCE + 1)
+        assert codes(peer) == ["one-way"]
+        world.run(until=world.now + 40)
+        assert peer.states[-1][1] == "failed"
 
     def test_wrong_username(self) -> None:
         """The right side's checks name a user that the left side does not take it for."""
@@ -271,9 +291,72 @@ class TestServers:
         world.run(until=world.now + 60)
         p.exchange().start()
         p.until_complete()
-        (finding,) = findings(p.left)
+        slow, finding = findings(p.left)
+        assert (slow.code, slow.weight) == ("slow-server", 38) and "1.00 s for stun:198.51.100.1:3478" in slow.cause
         assert (finding.code, finding.weight) == ("server-silent", 30)
         assert "STUN server" in finding.cause and "no server-reflexive candidates" in finding.cause
+
+    def test_a_dead_server_that_nobody_waits_for(self) -> None:
+        """Trickling, checks run all the while; beside a server that answers, a dead one hardly delays."""
+        world = World()
+        world.network(delay=0.025)
+        p = pair(world, stun_server=StunServer(*STUN)).trickle().start()
+        for peer in p:
+            peer.gather()
+        p.until_complete()
+        world.run(until=world.now + 60)
+        assert codes(p.left) == ["server-silent"]
+        world = World()
+        world.network(delay=0.025)
+        world.stun_server(STUN[0])
+        p = pair(world, servers=(StunServer(*STUN), StunServer("198.51.100.9", 3478)))
+        p.connect()
+        world.run(until=world.now + 60)
+        assert codes(p.left) == ["server-silent"]
+
+    def test_a_dead_relay_that_gathering_waits_for(self) -> None:
+        world = World()
+        world.network(delay=0.025)
+        world.stun_server(STUN[0])
+        turn = TurnServer(*TURN, **LIKE_EVERY_SERVER)
+        p = pair(world, stun_server=StunServer(*STUN), turn_server=turn)
+        p.connect()
+        (finding,) = [finding for finding in findings(p.left) if finding.code == "slow-server"]
+        assert "turn:198.51.100.2:3478" in finding.cause
+
+    @pytest.mark.parametrize(
+        ("code", "server"),
+        [
+            ("server-failed", StunServer(*STUN)),
+            ("server-not-supported", StunServer(*STUN, transport="tcp")),
+            ("server-not-stun", TurnServer(STUN[0], 80, **LIKE_EVERY_SERVER, transport="tcp")),
+        ],
+    )
+    def test_what_is_no_such_server(self, code: str, server: StunServer | TurnServer) -> None:
+        """One that tells no address, one for which there is no use, and one of the web."""
+        world = World()
+        world.network(delay=0.025)
+        broken = world.stun_server(STUN[0])
+        broken.rewrite = lambda request, response: response.attributes.pop("XOR-MAPPED-ADDRESS")
+
+        def web(stream: Stream) -> None:
+            stream.on_data = lambda data: stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        broken.host.listen(Listener((STUN[0], 80), web))
+        p = pair(world, left={"servers": (server,)})
+        p.connect()
+        (finding,) = findings(p.left)
+        assert (finding.code, finding.weight) == (code, 30)
+
+    def test_what_is_no_such_server_without_a_path(self) -> None:
+        world = World()
+        world.network(delay=0.025)
+        world.drop(lambda packet: packet.src[0] == "192.0.2.1" and packet.dst[0] == "192.0.2.2")
+        p = failed(pair(world, left={"servers": (StunServer(*STUN, transport="tcp"),)}))
+        assert [(finding.code, finding.weight) for finding in findings(p.left)] == [
+            ("one-way", 80),
+            ("server-not-supported", 60),
+        ]
 
 
 class TestAfterwards:
@@ -373,6 +456,4 @@ def test_every_finding_is_documented_and_tested_here() -> None:
     assert len(known) > 25
     documented = set(re.findall(r"`([a-z-]+)`", (root / "docs/diagnosis.md").read_text()))
     assert known <= documented
-    # Verdicts on servers are the gatherer's; all but these have a scenario here.
-    elsewhere = {"server-not-stun", "server-not-supported", "server-failed"}
-    assert known - elsewhere <= set(re.findall(r'"([a-z-]+)"', Path(__file__).read_text()))
+    assert known <= set(re.findall(r'"([a-z-]+)"', Path(__file__).read_text()))

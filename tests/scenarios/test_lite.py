@@ -220,5 +220,7 @@ class TestUnannounced:
         world, agent, puppet = puppeteer(controlling=False, patience=5.0)
         agent.add(f"1 1 udp 2130706431 {puppet.address[0]} {puppet.address[1]} typ host", None)
         puppet.check(agent, password="wrong password of 22 chars")
-        world.run(until=20)
+        world.run(until=4.9)
         assert agent.agent.state == "checking"
+        world.run(until=5.1)
+        assert agent.agent.state == "failed" and "checks are not for this session" in agent.reason

@@ -1,11 +1,13 @@
-"""``aioice connect``: two terminals connect by copy and paste; then chat, ping or throughput."""
+"""``aioice connect``: two terminals connect, by copy and paste or a rendezvous; then chat, ping or throughput."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
 import sys
+import threading
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,6 @@ from .output import (
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator
 
     from ..ice import Connection
     from ..servers import IceServer
@@ -44,11 +45,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "connect",
         help="connect to another terminal",
-        description="Prints a line to paste into the other terminal, where this runs too, and reads that one's line. "
-        "Then what is typed goes to the other side.",
+        description="Prints a line to paste into the other terminal, where this runs too, and reads that one's line; "
+        "with --rendezvous nothing is pasted. Then what is typed goes to the other side.",
         epilog="Exit codes: 0 connected and ended, 1 not connected or lost, 2 wrong call, 130 Ctrl-C.",
     )
     add_server_options(parser)
+    parser.add_argument(
+        "--rendezvous",
+        metavar="URL",
+        help="meet the other terminal, which gives the same URL, at an aioice rendezvous: ws://HOST:PORT/NAME, wss://…",
+    )
     parser.add_argument("--ping", action="store_true", help=f"send {PINGS} pings instead of a chat, and end")
     parser.add_argument("--throughput", type=float, metavar="SECONDS", help="send as much as goes through, and end")
     parser.add_argument("--serve", action="store_true", help="answer the other side's pings until it ends")
@@ -59,8 +65,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Connect and talk; returns the exit code."""
+    from .websocket import parse_url
+
     try:
         servers = ice_servers(options)
+        if options.rendezvous is not None:
+            parse_url(options.rendezvous)
     except ValueError as exc:
         complain(str(exc))
         return USAGE
@@ -107,16 +117,41 @@ async def apply(connection: Connection, word: str) -> None:
     await connection.add_remote_candidate(None)
 
 
-@contextlib.asynccontextmanager
-async def _lines() -> AsyncIterator[asyncio.StreamReader]:
-    """What is typed."""
-    reader = asyncio.StreamReader(limit=2 * MAX_DESCRIPTION)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    try:
-        yield reader
-    finally:
-        transport.close()
+class Lines:
+    """What is typed, or stands in a file. A thread reads: loops wait for pipes and terminals alone."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._ended = False
+
+    async def readline(self) -> bytes:
+        """As a StreamReader's; a line that is longer than anybody types comes in pieces."""
+        while b"\n" not in self._data and len(self._data) <= MAX_DESCRIPTION and not self._ended:
+            data = await self._read()
+            self._data += data
+            self._ended = not data
+        line, end, self._data = self._data.partition(b"\n")
+        return line + end
+
+    @staticmethod
+    def _read() -> asyncio.Future[bytes]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes] = loop.create_future()
+
+        def told(data: bytes) -> None:
+            if not future.done():
+                future.set_result(data)
+
+        def read() -> None:
+            data = b""
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+                data = os.read(sys.stdin.fileno(), MAX_DESCRIPTION)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(told, data)
+
+        # Nobody waits for it at the end, as for the threads of an executor.
+        threading.Thread(target=read, daemon=True).start()
+        return future
 
 
 async def _connect(servers: list[IceServer], options: argparse.Namespace) -> int:
@@ -124,18 +159,17 @@ async def _connect(servers: list[IceServer], options: argparse.Namespace) -> int
 
     # Both control: the conflict settles who does (RFC 8445 §7.3.1.1), so that nobody has to be told.
     connection = Connection(ice_controlling=True, ice_servers=servers, trace=options.trace)
-    async with connection, _lines() as reader:
+    lines = Lines()
+    async with connection:
         _say("gathering candidates …")
         await connection.gather_candidates()
-        _say("Paste this line into the other terminal:\n")
-        print(describe(connection), flush=True)
-        _say("\nand its line here:")
-        word = ""
-        while not word:
-            line = await reader.readline()
-            if not line:
-                raise ValueError("the input ended before the other terminal's line")
-            word = line.decode("ascii", "replace").strip()
+        if options.rendezvous is None:
+            word = await _paste(describe(connection), lines)
+        else:
+            from .rendezvous import meet
+
+            _say("waiting for the other terminal …")
+            word = await meet(options.rendezvous, describe(connection))
         await apply(connection, word)
         started = asyncio.get_running_loop().time()
         await connection.connect()
@@ -148,10 +182,23 @@ async def _connect(servers: list[IceServer], options: argparse.Namespace) -> int
         elif options.serve:
             result = await session.serve()
         else:
-            result = await session.chat(reader)
+            result = await session.chat(lines)
         if options.json:
             print_json({**result, "stats": connection.get_stats()})
         return SUCCESS
+
+
+async def _paste(word: str, lines: Lines) -> str:
+    """Show ours, and return the other terminal's."""
+    _say("Paste this line into the other terminal:\n")
+    print(word, flush=True)
+    _say("\nand its line here:")
+    while True:
+        line = await lines.readline()
+        if not line:
+            raise ValueError("the input ended before the other terminal's line")
+        if line.strip():
+            return line.decode("ascii", "replace").strip()
 
 
 def _say(text: str) -> None:
@@ -198,11 +245,11 @@ class Session:
         with contextlib.suppress(ConnectionError):
             await self._connection.send(bytes([BYE]))
 
-    async def chat(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+    async def chat(self, typed: Lines) -> dict[str, Any]:
         """Until either side's input ends."""
         _say("type away; Ctrl-D ends")
         lines = 0
-        typing = asyncio.ensure_future(reader.readline())
+        typing = asyncio.ensure_future(typed.readline())
         try:
             while True:
                 await asyncio.wait([typing, self._reading], return_when=asyncio.FIRST_COMPLETED)
@@ -215,7 +262,7 @@ class Session:
                     break
                 lines += 1
                 await self._connection.send(bytes([TEXT]) + line.rstrip(b"\r\n")[:BALLAST_SIZE])
-                typing = asyncio.ensure_future(reader.readline())
+                typing = asyncio.ensure_future(typed.readline())
         finally:
             typing.cancel()
             await self._end()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..ice import Candidate, Connection, LocalCandidate, SelectedPair, StateChanged
+from .output import FAILURE, SUCCESS, print_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,18 +24,46 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the sub-command to the command line."""
     parser = commands.add_parser("demo", help="two peers connect, with the story told")
     parser.add_argument("--peer", action="store_true", help="be the second peer: speak over standard input and output")
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the demonstration; returns the exit code."""
-    work = _second_peer() if options.peer else _first_peer()
+    story = Story(quiet=options.json)
+    work = _second_peer() if options.peer else _first_peer(story)
+    code = SUCCESS
     try:
         asyncio.run(asyncio.wait_for(work, TIME_LIMIT))
     except (ConnectionError, TimeoutError) as exc:
         print(f"The peers did not connect: {str(exc) or 'out of time'}", file=sys.stderr)
-        return 1
-    return 0
+        code = FAILURE
+    if options.json:
+        print_json({"connected": code == SUCCESS, **story.told})
+    return code
+
+
+class Story:
+    """What happens, told to people at once, or kept for programs."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        #: Times in seconds.
+        self.told: dict[str, Any] = {"ours": [], "theirs": [], "events": [], "connect": None, "round_trips": []}
+
+    def description(self, title: str, kind: str, lines: list[str]) -> None:
+        self.told[kind] = lines
+        self.say(f"\n{title}:")
+        for line in lines:
+            self.say(f"  {line}")
+
+    def event(self, time: float, text: str) -> None:
+        self.told["events"].append({"time": time, "text": text})
+        self.say(f"  {1000 * time:7.1f} ms  {text}")
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            print(text)
 
 
 # --------------------------------------------------------------------- what the peers tell each other, as SDP has it
@@ -77,7 +106,7 @@ async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[str]:
 # -------------------------------------------------------------------------------------------------------- the peers
 
 
-async def _first_peer() -> None:
+async def _first_peer(told: Story) -> None:
     loop = asyncio.get_running_loop()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -91,20 +120,23 @@ async def _first_peer() -> None:
     assert process.stdin is not None and process.stdout is not None
     try:
         async with Connection(ice_controlling=True) as connection:
-            story = asyncio.create_task(_tell(connection.events(), loop.time()))
+            story = asyncio.create_task(_tell(told, connection.events(), loop.time()))
             ours = await _description(connection)
             process.stdin.write("".join(f"{line}\n" for line in ours).encode())
-            _show("We say to the other process", ours)
-            _show("It says to us", await _apply(connection, _lines(process.stdout)))
-            print("\nBoth check the pairs of their addresses:")
+            told.description("We say to the other process", "ours", ours)
+            theirs = await _apply(connection, _lines(process.stdout))
+            told.description("It says to us", "theirs", theirs)
+            told.say("\nBoth check the pairs of their addresses:")
             started = loop.time()
             await connection.connect()
-            print(f"  connect() returned after {1000 * (loop.time() - started):.1f} ms; now data flows")
+            told.told["connect"] = loop.time() - started
+            told.say(f"  connect() returned after {1000 * told.told['connect']:.1f} ms; now data flows")
             for number in range(1, PINGS + 1):
                 started = loop.time()
                 await connection.send(f"ping {number}".encode())
                 answer = await connection.recv()
-                print(f"  {answer.decode()!r} came back after {1000 * (loop.time() - started):.2f} ms")
+                told.told["round_trips"].append(loop.time() - started)
+                told.say(f"  {answer.decode()!r} came back after {1000 * told.told['round_trips'][-1]:.2f} ms")
             await connection.send(b"bye")
         await story
     finally:
@@ -129,13 +161,7 @@ async def _second_peer() -> None:
         transport.close()
 
 
-def _show(title: str, lines: list[str]) -> None:
-    print(f"\n{title}:")
-    for line in lines:
-        print(f"  {line}")
-
-
-async def _tell(events: AsyncIterator[ConnectionEvent], started: float) -> None:
+async def _tell(story: Story, events: AsyncIterator[ConnectionEvent], started: float) -> None:
     loop = asyncio.get_running_loop()
     async for event in events:
         if isinstance(event, StateChanged):
@@ -147,4 +173,4 @@ async def _tell(events: AsyncIterator[ConnectionEvent], started: float) -> None:
             told = f"found a {event.candidate.type} candidate: {event.candidate.host}:{event.candidate.port}"
         else:
             continue
-        print(f"  {1000 * (loop.time() - started):7.1f} ms  {told}")
+        story.event(loop.time() - started, told)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..core.machine import Address
 
 
+SCHEMES = ("stun:", "stuns:", "turn:", "turns:")
+
+
 class Answer:
     """What one server says; ``error`` if it says nothing."""
 
@@ -33,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="Exit codes: 0 at least one server answered, 1 none did, 2 wrong call. Two servers at different "
         "addresses are needed to tell how the NAT maps.",
     )
-    parser.add_argument("servers", nargs="+", metavar="URI", help="stun:HOST[:PORT]")
+    parser.add_argument("servers", nargs="+", metavar="URI", help="stun:HOST[:PORT]; stun: may be left out")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.set_defaults(run=run)
 
@@ -43,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from ..servers import parse_url
 
     try:
-        servers = [parse_url(url if ":" in url else f"stun:{url}") for url in options.servers]
+        servers = [parse_url(url if url.lower().startswith(SCHEMES) else f"stun:{url}") for url in options.servers]
         if any(server.scheme != "stun" or server.tls or server.transport != "udp" for server in servers):
             raise ValueError("only STUN servers over UDP (stun:HOST) show the mapping of a UDP socket")
     except ValueError as exc:
@@ -76,7 +79,8 @@ def judge(local: list[Address], answers: list[Answer]) -> str:
     """What the answers show."""
     seen = [answer for answer in answers if answer.mapped is not None]
     if not seen:
-        return "no server answered: UDP may be blocked"
+        asked = [answer for answer in answers if answer.address is not None]
+        return "no server answered: UDP may be blocked" if asked else "no server could be asked"
     mapped = {answer.mapped for answer in seen}
     if mapped <= set(local):
         return "no NAT: the servers see our own address"

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         trace = read(options.file)
     except (OSError, ValueError) as exc:
-        complain(f"{options.file}: {exc}")
+        complain(f"{options.file}: {getattr(exc, 'strerror', None) or exc}")
         return USAGE
     story = Story(trace)
     if options.html is not None:

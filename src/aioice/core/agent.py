@@ -198,6 +198,11 @@ class Agent:
         return self._gatherer.reports
 
     @property
+    def server_waits(self) -> list[tuple[str, float, float]]:
+        """For what servers gathering has waited in vain: their URI, from when and until when."""
+        return self._gatherer.waits
+
+    @property
     def remote_candidates(self) -> list[Candidate]:
         return self._generation.remote_candidates
 

@@ -65,6 +65,7 @@ class Pair:
         "request",
         "sent_at",
         "valid_since",
+        "heard_at",
         "rtt",
         "conflicts",
         "cancelled",
@@ -94,6 +95,8 @@ class Pair:
         self.sent_at = float("-inf")
         #: When a check first succeeded.
         self.valid_since: float | None = None
+        #: When the peer first checked it, though no check of ours was ever answered.
+        self.heard_at: float | None = None
         #: Round-trip time in seconds, None until it is known.
         self.rtt: float | None = None
         #: Role conflicts answered to checks of this pair.
@@ -252,6 +255,7 @@ class CheckList:
         unused = (PairState.FROZEN, PairState.WAITING, PairState.FAILED)
         for pair in [pair for pair in self.pairs if pair.state in unused]:
             pair.state = PairState.FROZEN
+            pair.heard_at = None
             best = first.setdefault(pair.foundation, pair)
             if pair.component < best.component:
                 first[pair.foundation] = pair

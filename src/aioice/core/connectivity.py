@@ -16,7 +16,7 @@ from .generation import EarlyCheck, Generation
 from .machine import Transmit
 from .message import Class, Method, binding_request, binding_response, parse_message
 from .record import Record
-from .requests import Requests
+from .requests import Requests, duration
 from .responder import Strangers, error_answer, is_for
 
 if TYPE_CHECKING:
@@ -307,6 +307,7 @@ class Checker:
         check = Check(generation, pair, self.controlling, use_candidate, priority, consent_timeout is not None)
         # RFC 8445 §14.3
         rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
+        left = None if consent_timeout is not None else max(0, self._retransmissions_left(now, pair, rto))
         if consent_timeout is None:
             pair.requests_sent += 1
         else:
@@ -320,8 +321,20 @@ class Checker:
             pair.peer,
             check,
             rto=rto,
+            retransmissions=left,
             timeout=consent_timeout,
         )
+
+    def _retransmissions_left(self, now: float, pair: Pair, rto: float) -> int:
+        """A peer that checks us, but never answers, triggers check after check (RFC 8445 §7.3.1.4): all of them
+        together last no longer than one, or there would be no end. Negative when that time is over.
+        """
+        number = self._requests.tunables.retry_max
+        if pair.heard_at is not None and not pair.responses_received:
+            left = pair.heard_at + duration(rto, number) - now
+            while number >= 0 and duration(rto, number) > left:
+                number -= 1
+        return number
 
     # ---------------------------------------------------------------------------------------------- what the peer sends
 
@@ -524,8 +537,11 @@ class Checker:
         if pair.component not in generation.heard:
             generation.heard += (pair.component,)
             self._outputs.append(PeerChecks(generation))
+        if pair.heard_at is None:
+            pair.heard_at = now
         if pair.state is not PairState.SUCCEEDED:
-            self._check_at_once(now, generation, pair)
+            if self._retransmissions_left(now, pair, self._requests.tunables.retry_rto) >= 0:
+                self._check_at_once(now, generation, pair)
         elif wants:
             self._outputs.append(Nominated(generation, pair))
 

@@ -119,6 +119,7 @@ class _Examination:
             yield from self._paths()
         else:
             yield from self._consent()
+            yield from self._waits()
             yield from self._slow()
         yield from self._relay_refuses()
         yield from self._servers()
@@ -332,6 +333,24 @@ class _Examination:
             if revoked
             else "the peer has gone, or its path has: restart() with new candidates finds another",
         )
+
+    def _waits(self) -> Iterator[Finding]:
+        """Gathering stood still for a dead server, and nothing was checked meanwhile."""
+        began = self.generation.checking_since
+        longest: dict[str, float] = {}
+        for url, since, until in self.agent.server_waits:
+            if began is None or until <= began:
+                longest[url] = max(longest.get(url, 0.0), until - since)
+        for url, seconds in longest.items():
+            if seconds >= SLOW:
+                yield Finding(
+                    "slow-server",
+                    38,
+                    f"gathering was slow because it waited {seconds:.2f} s for {_shown(url)}, which gave nothing",
+                    (f"nothing else was waited for during {seconds:.2f} s, and no check was sent",),
+                    "remove the server, or trickle: connect() does not wait for servers when candidates are signalled "
+                    "as they are found",
+                )
 
     def _slow(self) -> Iterator[Finding]:
         generation = self.generation

@@ -276,6 +276,15 @@ class Gatherer:
         reports = [inquiry.report() for inquiry in self._inquiries]
         return reports if self.names is NOTHING else [shown_report(report, self.names) for report in reports]
 
+    @property
+    def waits(self) -> list[tuple[str, float, float]]:
+        """For what servers gathering has waited in vain: their URI, from when and until when."""
+        return [
+            (inquiry.url, *inquiry.waited)
+            for inquiry in self._inquiries
+            if inquiry.waited is not None and not inquiry.gave_something
+        ]
+
     def _wants(self, kind: str) -> bool:
         return self._types is None or kind in self._types
 
@@ -600,8 +609,7 @@ class Gatherer:
 
     def _ended(self, now: float, ended: Ended) -> None:
         for job in self._jobs.values():
-            if ended.inquiry in job.pending:
-                job.pending.remove(ended.inquiry)
+            job.ended(now, ended.inquiry)
 
     _HANDLERS: ClassVar[dict[type, Callable[[Gatherer, float, Any], None]]] = {
         Mapped: _mapped,
@@ -628,6 +636,7 @@ class Gatherer:
                 handler(self, now, output)
         for job in list(self._jobs.values()) if self._jobs else ():
             if not job.reported and (job.finished or now >= job.due()):
+                job.given_up(now)
                 job.reported = True
                 self._outputs.append(Gathered(job.component))
             if job.finished:

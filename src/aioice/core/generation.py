@@ -186,12 +186,16 @@ class Generation:
 
     @property
     def hopeless(self) -> str:
-        """Why some component will get no valid pair from the pairs that there are; empty while each may."""
+        """Why some component will get no valid pair from the pairs that there are, or none of this peer; empty while
+        each may.
+        """
         for component in self.components:
             if component not in self.selection.pairs:
                 pairs = self.checks.of_component(component)
                 if not any(pair.state in UNANSWERED for pair in pairs):
                     return self._why(component, pairs)
+            elif self.misdirected and component not in self.heard and self.connected_at is None:
+                return "the peer answers, but its checks are not for this session"
         return ""
 
     def _why(self, component: int, pairs: list[Pair]) -> str:

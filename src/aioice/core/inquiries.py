@@ -74,6 +74,7 @@ class Inquiry:
         "detail",
         "rtt",
         "candidates",
+        "waited",
     )
 
     def __init__(
@@ -94,6 +95,8 @@ class Inquiry:
         self.detail = ""
         self.rtt: float | None = None
         self.candidates: tuple[Candidate, ...] = ()
+        #: From when until when gathering waited for nothing but this, in vain.
+        self.waited: tuple[float, float] | None = None
 
     @property
     def pending(self) -> bool:
@@ -103,13 +106,25 @@ class Inquiry:
     def asks_stun(self) -> bool:
         return isinstance(self.server, StunServer)
 
+    @property
+    def gave_something(self) -> bool:
+        """Or is not needed, as another address of the server did."""
+        return self.verdict in (ServerVerdict.ANSWERED, ServerVerdict.NOT_NEEDED)
+
+    def waited_for(self, since: float, now: float) -> None:
+        self.waited = (max(since, self.started), now)
+
     def end(self, verdict: ServerVerdict, detail: str = "", code: int = 0) -> None:
         self.verdict, self.detail, self.code = verdict, detail, code
+
+    @property
+    def url(self) -> str:
+        return self.server.url or url_of(self.server)
 
     def report(self) -> ServerReport:
         server = self.server
         return ServerReport(
-            server.url or url_of(server),
+            self.url,
             self.component,
             "tls" if server.tls else server.transport,
             self.address,

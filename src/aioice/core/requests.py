@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 LAST_WAIT = 16
 
 
+def duration(rto: float, retransmissions: int) -> float:
+    """From the first transmission to giving up."""
+    last = 1 << retransmissions
+    return rto * (last - 1 + min(LAST_WAIT, last))
+
+
 class Request:
     """One request that waits for its answer."""
 
@@ -69,8 +75,7 @@ class Request:
     def stop(self) -> None:
         """Not to be sent again, but an answer still counts as long as it would have (RFC 8445 §7.3.1.4)."""
         if not self.exhausted:
-            last = 1 << (self._max - 1)
-            self._ends = self.started + self._rto * (last - 1 + min(LAST_WAIT, last))
+            self._ends = self.started + duration(self._rto, self._max - 1)
             self._max = self._sent
 
     def wait_on(self) -> bool:

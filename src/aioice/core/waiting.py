@@ -20,7 +20,18 @@ GRACE_ROUND_TRIPS = 3
 class Job:
     """The gathering of one component."""
 
-    __slots__ = ("component", "deadline", "opening", "pending", "answered", "links", "stun", "reported", "preferences")
+    __slots__ = (
+        "component",
+        "deadline",
+        "opening",
+        "pending",
+        "answered",
+        "links",
+        "stun",
+        "reported",
+        "preferences",
+        "useful_at",
+    )
 
     def __init__(self, now: float, component: int, timeout: float) -> None:
         self.component = component
@@ -37,12 +48,29 @@ class Job:
         #: STUN servers whose addresses are known.
         self.stun: list[tuple[StunServer, tuple[str, ...]]] = []
         self.reported = False
+        #: When a server last gave something, or the gathering began.
+        self.useful_at = now
         self.preferences: dict[str, int] = {}
 
     def told(self, now: float, server: str, link: int, rtt: float) -> None:
         """The server has told the base behind ``link`` how it looks, in ``rtt`` seconds."""
         for key in (server, link):
             self.answered.setdefault(key, (now, GRACE + GRACE_ROUND_TRIPS * rtt))
+
+    def ended(self, now: float, inquiry: Inquiry) -> None:
+        """A server is waited for no longer; one that was the last and gave nothing has cost all the time since."""
+        if inquiry not in self.pending:
+            return
+        self.pending.remove(inquiry)
+        if inquiry.gave_something:
+            self.useful_at = now
+        elif self.finished and not self.reported:
+            inquiry.waited_for(self.useful_at, now)
+
+    def given_up(self, now: float) -> None:
+        """Gathering goes on without those that have not answered."""
+        for inquiry in self.pending:
+            inquiry.waited_for(self.useful_at, now)
 
     @property
     def finished(self) -> bool:
