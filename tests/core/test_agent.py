@@ -368,6 +368,16 @@ class TestConnecting:
         assert scene.agent.state is COMPLETED
         assert [accept.component for accept in scene.take(Accept)] == [1, 2]
 
+    def test_one_that_fails_ends_the_data_of_the_other(self) -> None:
+        """RFC 8445 §12.1."""
+        scene = Scene(components=2, controlling=False, patience=1.0).report(Tunables(retry_max=0, retry_rto=0.5))
+        scene.ready(components=(1, 2))
+        scene.answer(scene.checks[0])
+        assert [route.component for route in scene.take(Route)] == [1]
+        scene.wait(3.0)
+        assert scene.agent.state is FAILED
+        assert [unroute.component for unroute in scene.take(Unroute)] == [1]
+
     def test_twice_is_once(self) -> None:
         scene = Scene().ready().connect()
         assert len(scene.checks) == 1 and scene.states == [CHECKING]

@@ -205,6 +205,15 @@ class TestLimit:
         assert checks.pairs == better[::-1]
         assert not checks.triggered
 
+    def test_failed_ones_go_first(self) -> None:
+        """RFC 8838 §10: whatever their priority."""
+        checks = check_list(max_pairs=2)
+        failed = add(checks, base(), candidate(port=1, priority=9))
+        checks.fail(failed, "why")
+        waiting = add(checks, base(), candidate(port=2, priority=6))
+        worse = add(checks, base(), candidate(port=3, priority=1))
+        assert checks.pairs == [waiting, worse]
+
     def test_no_room_at_all(self) -> None:
         checks = check_list(max_pairs=0)
         assert checks.add(base(), candidate()) is None

@@ -984,6 +984,17 @@ class TestBadNews:
         scene.drain()
         assert scene.take(Dead) == [Dead(scene.generation, pair)] and pair.why_failed == "silence"
 
+    def test_nothing_is_sent_again_where_consent_was_lost(self) -> None:
+        """RFC 7675 §5.1: not with the same credentials, though the peer checks on."""
+        scene = Scene()
+        pair = scene.valid()
+        scene.checker.give_up(scene.now, scene.generation, pair, "silence")
+        known = len(scene.checks)
+        answer = scene.hear(peer=pair.peer)
+        assert answer is not None and answer.message_class is Class.RESPONSE
+        scene.wait(5.0)
+        assert len(scene.checks) == known and pair.state is PairState.FAILED
+
     def test_unreachable(self) -> None:
         scene = Scene()
         pair, _ = scene.checked()

@@ -202,7 +202,8 @@ class TestSigning:
         assert signed(credentials)[0].attributes["USERHASH"] == make_userhash("us er", "re alm")
 
     @pytest.mark.parametrize(
-        ("offered", "chosen"), [(BOTH, SHA256), (BOTH[::-1], MD5), ([(77, b"odd"), (SHA256, b"")], SHA256)]
+        ("offered", "chosen"),
+        [(BOTH, SHA256), (BOTH[::-1], SHA256), ([(MD5, b"")], MD5), ([(77, b"odd"), (SHA256, b"")], SHA256)],
     )
     def test_password_algorithms(self, offered: list[tuple[int, bytes]], chosen: int) -> None:
         credentials = challenged(NONCE=ALGORITHMS_NONCE, PASSWORD_ALGORITHMS=offered)

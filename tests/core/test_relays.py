@@ -455,6 +455,16 @@ class TestFamilies:
         scene.gather(component=2)
         assert scene.verdicts == ["answered", "refused", "answered"]
 
+    def test_a_family_that_the_server_has_said_it_lacks_is_not_asked_for_again(self) -> None:
+        """RFC 8656 §7.4, also for another component."""
+        scene = Scene(None, TURN_SERVER, families=(4, 6)).gather()
+        assert "ADDITIONAL-ADDRESS-FAMILY" in parse_message(scene.asked(Method.ALLOCATE)[0].data).attributes
+        known = len(scene.asked(Method.ALLOCATE))
+        scene.gather(component=2)
+        later = [parse_message(transmit.data).attributes for transmit in scene.asked(Method.ALLOCATE)[known:]]
+        assert later and not any("ADDITIONAL-ADDRESS-FAMILY" in attributes for attributes in later)
+        assert relays(scene) == [RELAYED[0], RELAYED[0]]
+
     def test_one_of_the_two_is_lost(self) -> None:
         scene = Scene(None, TURN_SERVER, families=(4, 6))
         scene.turns[TURN] = self.old

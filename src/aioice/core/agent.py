@@ -665,6 +665,9 @@ class Agent:
             if reason:
                 generation.checking = False
                 self._set_state(ConnectionState.FAILED, reason)
+                # RFC 8445 §12.1: data of the components that had a pair ends, too; that of an old generation goes on.
+                for component in [c for c, use in self._sending.uses.items() if use.generation is generation]:
+                    self._sending.pause(component)
                 if generation.interrupted:
                     self.close(now, reason)
 

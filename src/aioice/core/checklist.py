@@ -70,6 +70,7 @@ class Pair:
         "conflicts",
         "cancelled",
         "why_failed",
+        "barred",
         "requests_sent",
         "retransmissions",
         "consent_requests_sent",
@@ -104,6 +105,8 @@ class Pair:
         #: Checks whose place a later one took, and whose answers still count.
         self.cancelled: tuple[Request, ...] = ()
         self.why_failed = ""
+        #: The peer's consent was lost: nothing is sent here again with these credentials (RFC 7675 §5.1).
+        self.barred = False
         #: Checks and their retransmissions; consent requests; the peer's, each of which got its answer; answers to all
         #: of ours, and the sum of their round-trip times in seconds where they tell one.
         self.requests_sent = 0
@@ -186,10 +189,16 @@ class CheckList:
         return pair
 
     def _make_room(self, pair: Pair) -> bool:
+        """Failed pairs go first (RFC 8838 §10), then the worst of those that have not been checked."""
+        failed = next((other for other in reversed(self.pairs) if other.state is PairState.FAILED), None)
+        if failed is not None:
+            self.refused += 1
+            self.remove(failed)
+            return True
         for worst in reversed(self.pairs):
             if order(worst) <= order(pair):
                 return False
-            if worst.state in (PairState.FROZEN, PairState.WAITING, PairState.FAILED):
+            if worst.state in (PairState.FROZEN, PairState.WAITING):
                 self.refused += 1
                 self.remove(worst)
                 return True

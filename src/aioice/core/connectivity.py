@@ -240,7 +240,8 @@ class Checker:
                     self._outputs.append(Transmit(link, pair.peer, pair.request.data))
 
     def give_up(self, now: float, generation: Generation, pair: Pair, why: str) -> None:
-        """The agent has found the pair to be dead."""
+        """The peer's consent on the pair is lost."""
+        pair.barred = True
         if pair.state is not PairState.FAILED:
             self._fail(now, generation, pair, why)
 
@@ -401,6 +402,8 @@ class Checker:
     def _succeeded(self, now: float, check: Check, request: Request, mapped: Address) -> None:
         generation, pair = check.generation, check.pair
         generation.checks.untrigger(pair)
+        if pair.barred:
+            return
         if pair.state in (PairState.FROZEN, PairState.FAILED):
             # By another ``connect`` after a failure, or by an ICMP error that anybody may forge (§7.2.5.2.2).
             generation.checks.set(pair, PairState.WAITING)
@@ -523,7 +526,7 @@ class Checker:
     def _checked(self, now: float, generation: Generation, check: EarlyCheck) -> None:
         """What an authenticated check does to its pair (RFC 8445 §7.3.1.3 to §7.3.1.5)."""
         pair = self._pair_of(generation, check)
-        if pair is None:
+        if pair is None or pair.barred:
             return
         wants = "USE-CANDIDATE" in check.message.attributes and not self.controlling
         chosen = generation.selection.pairs.get(pair.component)

@@ -236,7 +236,8 @@ class LongTermCredentials:
         )
 
     def _choose_algorithm(self, offered: Any, nonce: bytes) -> bool:
-        """Take the first algorithm that we know (RFC 8489 §9.2.5); False if there is none or if they were removed.
+        """Take SHA-256 where it is offered (RFC 8656 §6), else MD5; False if there is neither or if they were removed
+        (RFC 8489 §9.2.5).
 
         Once there were any, there is no way back to the time before them.
         """
@@ -252,8 +253,9 @@ class LongTermCredentials:
                 "MD5 and SHA-256 are not among them" if len(usable) == 2 else "MD5 is forbidden on this system"
             )
             return False
-        if known[0] != self._algorithm:
-            self._algorithm = known[0]
+        chosen = SHA256 if SHA256 in known else MD5
+        if chosen != self._algorithm:
+            self._algorithm = chosen
             self._key = None
         if offered is not None:
             self._algorithms = offered

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 MAX_ADDRESSES = 8
 #: Redirections that are followed from one server (RFC 8489 §10 has no number).
 MAX_REDIRECTIONS = 4
+#: Seconds for which a family is not asked for that the server has no room for (RFC 8656 §7.4: a minute).
+FAMILY_HOLD_OFF = 60.0
 #: Seconds before a lost allocation is made anew that has not lived for :data:`STABLE`: doubled each time, up to the
 #: ceiling. One that has is made anew at once.
 FIRST_WAIT = 1.0
@@ -183,8 +185,8 @@ class Relays:
         self.server_links: dict[int, bool] = {}
         #: Until when a server is not to be asked again by a user, whatever the way (RFC 8656 §7.4).
         self._blocked: dict[tuple[str, tuple[Any, ...]], float] = {}
-        #: Families that a server does not have (RFC 8656 §7.4: not to be asked for again).
-        self._lacking: set[tuple[Any, int]] = set()
+        #: Families that a server does not have, or has no room for until then (RFC 8656 §7.4).
+        self._lacking: dict[tuple[Any, int], float] = {}
         self._keeping = True
         self._closed = False
 
@@ -341,6 +343,12 @@ class Relays:
             return False
         inquiry.started = now
         server = attempt.server
+        families = self._families_of(now, attempt)
+        if families == (4,) != attempt.families:
+            families = ()  # IPv4 (RFC 8656 §7.2), also from a server that knows no families
+        elif attempt.families and not families:
+            self._end(now, attempt, ServerVerdict.REFUSED, "it has said that it has no relays of this kind", 440)
+            return False
         assert inquiry.address is not None
         username, password, expires = credentials
         config = AllocationConfig(
@@ -349,7 +357,7 @@ class Relays:
             server_name=attempt.name if server.tls else None,
             username=username,
             password=password,
-            families=attempt.families,
+            families=families,
             renewable=server.source is not None,
             expires=expires,
         )
@@ -469,10 +477,19 @@ class Relays:
 
     def _family_missing(self, now: float, attempt: Attempt, missing: FamilyMissing) -> None:
         """A server before RFC 8656 passes the wish over: it is asked once more, over a second 5-tuple."""
-        if missing.code == 440:
-            self._lacking.add((name_of(attempt.server), missing.family))
-        elif not missing.code and (name_of(attempt.server), missing.family) not in self._lacking:
+        if missing.code:
+            self._lacks(now, attempt, missing.family, missing.code)
+        elif missing.family in self._families_of(now, attempt):
             self._ask_again(now, attempt, missing.family)
+
+    def _lacks(self, now: float, attempt: Attempt, family: int, code: int) -> None:
+        until = float("inf") if code == 440 else now + FAMILY_HOLD_OFF
+        self._lacking[name_of(attempt.server), family] = until
+
+    def _families_of(self, now: float, attempt: Attempt) -> tuple[int, ...]:
+        """Those wanted that its server may have."""
+        name = name_of(attempt.server)
+        return tuple(family for family in attempt.families if now >= self._lacking.get((name, family), now))
 
     def _ask_again(self, now: float, attempt: Attempt, family: int) -> None:
         another = self._attempt(now, attempt.seat, attempt.server, (family,), attempt.name)
@@ -482,7 +499,8 @@ class Relays:
     def _failed(self, now: float, attempt: Attempt, failed: AllocationFailed) -> None:
         attempt.tries += 1
         if failed.code == 440:
-            self._lacking.update((name_of(attempt.server), family) for family in attempt.families)
+            for family in attempt.families:
+                self._lacks(now, attempt, family, failed.code)
         visited = (*attempt.visited, attempt.place[1])
         step = next_step(failed.code, failed.response, attempt=attempt.tries, visited=visited)
         if step.step is Step.NEW_TUPLE:
