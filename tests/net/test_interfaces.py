@@ -206,7 +206,16 @@ class TestFilters:
         assert HostFilter(interfaces=["*"]).among(hosts) == ["127.0.0.1", "192.0.2.1"]
 
 
+def listed() -> list[LocalAddress]:
+    return [address._replace(text="") for address in list_addresses()]
+
+
 class TestListing:
+    def test_the_spelling_of_whoever_lists_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As 0.13.0 gives them to programs."""
+        Adapters(monkeypatch, eth0=["2001:0db8:0:0:0:0:0:7"])
+        assert ice.get_host_addresses(use_ipv4=True, use_ipv6=True) == ["2001:0db8:0:0:0:0:0:7"]
+
     def test_what_the_system_tells(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         Adapters(
             monkeypatch,
@@ -219,7 +228,7 @@ class TestListing:
         rows = [f"20010db80000000000000000{number:08x} 02 40 00 {flag:02x}     eth0" for number, flag in flags.items()]
         table.write_text("\n".join([*rows, "00000000000000000000000000000001 01 80 10 80       lo", ""]))
         monkeypatch.setattr(interfaces, "IF_INET6", str(table))
-        assert list_addresses() == [
+        assert listed() == [
             local("127.0.0.1", "lo"),
             local("::1", "lo"),
             local("192.0.2.1"),
@@ -239,12 +248,12 @@ class TestListing:
         table.write_text(text)
         for path in (table, tmp_path / "missing"):
             monkeypatch.setattr(interfaces, "IF_INET6", str(path))
-            assert list_addresses() == [local("2001:db8::1")]
+            assert listed() == [local("2001:db8::1")]
 
     def test_no_flags_are_asked_for_ipv4(self, monkeypatch: pytest.MonkeyPatch) -> None:
         Adapters(monkeypatch, eth0=["192.0.2.1"])
         monkeypatch.setattr(interfaces, "read_flags", None)
-        assert list_addresses() == [local("192.0.2.1")]
+        assert listed() == [local("192.0.2.1")]
 
     def test_this_host(self) -> None:
         """Every address that is chosen can be bound."""
