@@ -83,7 +83,7 @@ CONSENT_INTERVAL = 5
 CONSENT_FAILURES = 6
 
 #: Seconds that :meth:`Connection.close` waits for a server to confirm that a relay is deleted; the rest goes on behind.
-CLOSE_WAIT = 0.1
+CLOSE_WAIT = 0.08
 
 _LIVE = (ConnectionState.CONNECTED, ConnectionState.COMPLETED, ConnectionState.DISCONNECTED)
 connection_id = itertools.count()
