@@ -746,7 +746,7 @@ class Connection(DataPath):
     async def close(self) -> None:
         """Close the connection, at any moment and in any state; again is harmless.
 
-        Sockets are closed when it returns. A server that does not confirm the deletion of a relay within 100 ms is
+        Sockets are closed when it returns. A server that does not confirm the deletion of a relay within 80 ms is
         waited for in the background, for at most a second.
         """
         if not self._closed:

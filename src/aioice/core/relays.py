@@ -300,9 +300,8 @@ class Relays:
         server = attempt.server
         until = self._blocked.get((attempt.place[1][0], user_of(server)), 0.0)
         if now < until:
-            self._end(
-                now, attempt, ServerVerdict.REFUSED, f"not to be asked again for {until - now:.0f} s", again=until
-            )
+            wait = "" if until == float("inf") else f" for {until - now:.0f} s"
+            self._end(now, attempt, ServerVerdict.REFUSED, f"not to be asked again{wait}", again=until)
         elif any(self._rivals(attempt)):
             self._end(now, attempt, ServerVerdict.NOT_NEEDED, "another URL leads to the same server")
         elif server.source is None:

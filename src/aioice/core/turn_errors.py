@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from .machine import Address
     from .message import Message
 
-#: RFC 8489 §10: who redirects to a server that was asked so many seconds ago is not followed.
-REDIRECT_MEMORY = 300
 #: RFC 8656 §7.4: 5-tuples that are tried in all before a server is given up over 437, and for how long.
 MAX_TUPLES = 3
 MISMATCH_HOLD_OFF = 120
@@ -81,7 +79,7 @@ def verdict(
 
     ``code`` is 0 if it was not the server that ended it: time-outs, broken streams, and answers that cannot be
     understood. ``attempt`` counts how often this code has come from this server in a row, this time included.
-    ``visited`` are the servers that were asked within the last :data:`REDIRECT_MEMORY` seconds.
+    ``visited`` are the servers that this request has been to: none of them is gone back to (RFC 8489 §10).
     """
     if code == 0:
         return Verdict(Step.NEW_TUPLE if lost else Step.HOLD_OFF)
