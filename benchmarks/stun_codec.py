@@ -53,17 +53,16 @@ def with_messages(check: bytes, peer: tuple[str, int]) -> bytes:
 
 
 def as_the_agent() -> Callable[[bytes, tuple[str, int]], bytes]:
-    """As the package itself does it: 0.13.0 with its messages, the agent with a prepared key and the answer's shape."""
+    """As the package itself does it: 0.13.0 with its messages, the agent with the answer's shape."""
     try:
-        from aioice.core.message import IntegrityKey, binding_response, parse_message
+        from aioice.core.message import binding_response, parse_message
     except ImportError:
         return with_messages
-    key = IntegrityKey(PASSWORD)
 
     def answered(check: bytes, peer: tuple[str, int]) -> bytes:
         message = parse_message(check)
-        assert message.check_message_integrity(key) and look(message)
-        return binding_response(message.transaction_id, peer, key)
+        assert message.check_message_integrity(PASSWORD) and look(message)
+        return binding_response(message.transaction_id, peer, PASSWORD)
 
     return answered
 

@@ -54,6 +54,7 @@ class Pair:
 
     __slots__ = (
         "base",
+        "component",
         "remote",
         "peer",
         "priority",
@@ -81,6 +82,7 @@ class Pair:
 
     def __init__(self, base: Base, remote: Candidate, controlling: bool) -> None:
         self.base = base
+        self.component = base.candidate.component
         self.remote = remote
         self.peer: Address = (remote.address, remote.port)
         self.state = PairState.FROZEN
@@ -122,10 +124,6 @@ class Pair:
         """RFC 8445 §6.1.2.3."""
         local, remote = self.base.candidate.priority, self.remote.priority
         self.priority = pair_priority(local, remote) if controlling else pair_priority(remote, local)
-
-    @property
-    def component(self) -> int:
-        return self.base.candidate.component
 
     @property
     def foundation(self) -> tuple[str, str]:

@@ -170,8 +170,9 @@ class Checker:
         self._pace(now)
 
     def go_on(self, now: float) -> None:
-        """The check list has got more pairs."""
-        self._pace(now)
+        """The check list has got more pairs; what is due at this very moment leaves by the timer."""
+        if now > self._next_check:
+            self._pace(now)
 
     def nominate(self, now: float, generation: Generation, pair: Pair) -> None:
         """Repeat the check of a valid pair with USE-CANDIDATE, at once (RFC 8445 §8.1.1)."""
@@ -267,6 +268,11 @@ class Checker:
         """Ahead of the pacing (docs/rfc.md), but no pair more often than that."""
         if now - pair.sent_at < self._ta:
             generation.checks.trigger(pair)
+            return
+        if pair.state is PairState.IN_PROGRESS:
+            # As soon as all is read that has come: the answer to the last check may wait behind the peer's.
+            generation.checks.trigger(pair)
+            self._next_check = now
             return
         if pair.state is not PairState.SUCCEEDED and pair.state is not PairState.WAITING:
             generation.checks.set(pair, PairState.WAITING)

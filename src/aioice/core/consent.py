@@ -15,8 +15,8 @@ TIME_TO_ANSWER = 0.5
 #: No two requests leave in a shorter time, whatever the tunables are.
 LEAST_INTERVAL = 0.05
 #: Requests leave at multiples of this part of the interval, so that thousands of connections wake their process seldom.
-#: Not more seldom than each 10 ms: those that leave together, and their answers, hold up all else on the loop.
-GRID = 0.002
+#: Not more seldom than each 50 ms: those that leave together, and their answers, hold up all else on the loop.
+GRID = 0.01
 #: Consent requests whose answers are still waited for; more than the default time-out and interval can make.
 MAX_OUTSTANDING = 16
 

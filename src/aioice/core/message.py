@@ -39,7 +39,11 @@ _FULL_SHA256_SIZE = 32
 
 _HEADER = struct.Struct("!HHI12s")
 _ATTRIBUTE = struct.Struct("!HH")
-_FINGERPRINT_ATTRIBUTE = struct.Struct("!HHI")
+_FINGERPRINT_ATTRIBUTE = struct.Struct("!II")
+#: MESSAGE-INTEGRITY and FINGERPRINT, without the digest.
+_USUAL_END = struct.Struct("!I20xII")
+_INTEGRITY_HEAD = 0x00080014
+_FINGERPRINT_HEAD = 0x80280004
 _pack_header = _HEADER.pack
 _read_header = _HEADER.unpack_from
 _pack_attribute = _ATTRIBUTE.pack
@@ -447,6 +451,13 @@ _BY_TYPE = {number: attribute for number, attribute in BY_TYPE.items() if number
 
 def _read_closing(data: bytes, position: int, size: int, places: dict[str, int]) -> None:
     """Read on from the first attribute that protects the message (RFC 8489 §14.5 to §14.7)."""
+    if position + _USUAL_END.size == size:
+        integrity, fingerprint, check = _USUAL_END.unpack_from(data, position)
+        if integrity == _INTEGRITY_HEAD and fingerprint == _FINGERPRINT_HEAD:
+            _verify_fingerprint(data, size, check)
+            places["MESSAGE-INTEGRITY"] = position + 4
+            places["FINGERPRINT"] = size - 4
+            return
     reached = 0
     while position < size:
         number, length = _read_attribute(data, position)
@@ -460,14 +471,14 @@ def _read_closing(data: bytes, position: int, size: int, places: dict[str, int])
             if length != attribute.size and not attribute.valid(data, start, length):
                 raise ValueError(f"{attribute.name} is malformed")
             if number == _FINGERPRINT:
-                _verify_fingerprint(data, start, size)
+                if position != size:
+                    raise ValueError("STUN message goes on after its fingerprint")
+                _verify_fingerprint(data, size, int.from_bytes(data[start:], "big"))
             places[attribute.name] = start
 
 
-def _verify_fingerprint(data: bytes, start: int, size: int) -> None:
-    if start + 4 != size:
-        raise ValueError("STUN message goes on after its fingerprint")
-    if crc32(data[: start - 4]) ^ FINGERPRINT_XOR != int.from_bytes(data[start:], "big"):
+def _verify_fingerprint(data: bytes, size: int, check: int) -> None:
+    if crc32(data[: size - 8]) ^ FINGERPRINT_XOR != check:
         raise ValueError("STUN message fingerprint does not match")
 
 
@@ -511,4 +522,4 @@ def _signed(message_type: int, transaction_id: bytes, attributes: bytes, key: by
     digest = _hmac("sha1", key, _pack_header(message_type, size, COOKIE, transaction_id) + attributes)
     header = _pack_header(message_type, size + 8, COOKIE, transaction_id)
     data = b"%b%b\x00\x08\x00\x14%b" % (header, attributes, digest)
-    return data + _FINGERPRINT_ATTRIBUTE.pack(_FINGERPRINT, 4, crc32(data) ^ FINGERPRINT_XOR)
+    return data + _FINGERPRINT_ATTRIBUTE.pack(_FINGERPRINT_HEAD, crc32(data) ^ FINGERPRINT_XOR)
