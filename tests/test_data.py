@@ -187,7 +187,8 @@ async def test_protocol_that_no_connection_has_taken_over(receiver: object) -> N
         lambda: ice.StunProtocol(connection if receiver == "connection" else receiver), local_addr=(HOST, 0)
     )
     stun = bytes.fromhex("010100002112a442000102030405060708090a0b")
-    transaction = protocol.transactions[stun[8:20]] = Mock()
+    transaction = Mock()
+    protocol.transactions = {stun[8:20]: transaction}
     for data in (b"data", b"data", stun[:-1], stun[:3] + b"\4" + stun[4:], b"\0" + stun[1:-1] + b"\0"):
         protocol.datagram_received(data, (HOST, 9))
     protocol.peer_unreachable((HOST, 9), OSError())

@@ -53,7 +53,7 @@ class StunProtocol(asyncio.DatagramProtocol):
     def __init__(self, receiver: Connection | Any) -> None:
         self.id = next(protocol_id)
         self.receiver = receiver
-        self.transactions: dict[bytes, stun.Transaction] = {}
+        self.transactions: Mapping[bytes, stun.Transaction] = NOTHING
         #: The number by which the connection's agent knows the transport.
         self.link: int | None = None
         #: Components by the addresses that may send them data.
@@ -196,11 +196,11 @@ class StunProtocol(asyncio.DatagramProtocol):
         transaction = stun.Transaction(
             request, addr, self, retransmissions=retransmissions, integrity_key=integrity_key
         )
-        self.transactions[request.transaction_id] = transaction
+        self.transactions = {**self.transactions, request.transaction_id: transaction}
         try:
             return await transaction.run()
         finally:
-            del self.transactions[request.transaction_id]
+            self.transactions = {k: other for k, other in self.transactions.items() if other is not transaction} or NOTHING
 
     def send_stun(self, message: stun.Message, addr: Address) -> None:
         self.transport.sendto(bytes(message), addr)

@@ -48,13 +48,13 @@ class TestFirstValid:
         first, better = scene.pair(1), scene.pair(2)
         assert scene.valid(0.0, first) is True
         assert scene.valid(0.1, better) is False
-        assert scene.selection.pairs == {1: first}
+        assert scene.selection.pairs == (first,)
 
     def test_for_each_component(self) -> None:
         scene = Scene(2)
         one, two = scene.pair(component=1), scene.pair(component=2)
         assert scene.valid(0.0, one) and scene.valid(0.0, two)
-        assert scene.selection.pairs == {1: one, 2: two}
+        assert scene.selection.pairs == (one, two)
 
 
 class TestNomination:
@@ -127,10 +127,10 @@ class TestNomination:
         scene.valid(0.0, pair)
         assert scene.ask(0.0) == []
         scene.valid(0.05, better)
-        assert scene.selection.pairs == {1: pair}
+        assert scene.selection.pairs == (pair,)
         assert scene.ask(0.05) == [better]
         assert scene.selection.nominate(better) is True
-        assert scene.selection.pairs == {1: better}
+        assert scene.selection.pairs == (better,)
         assert scene.ask(1.0) == []
 
     def test_the_better_one_fails_within_the_patience(self) -> None:
@@ -173,11 +173,11 @@ class TestFailure:
         for chosen, left in ((best, second), (second, third)):
             assert scene.ask(0.0) == [chosen]
             assert scene.fail(chosen) is False
-            assert scene.selection.pairs == {1: third}
+            assert scene.selection.pairs == (third,)
             assert left.state is PairState.SUCCEEDED
         assert scene.ask(0.0) == [third]
         assert scene.fail(third) is True
-        assert scene.selection.pairs == {}
+        assert scene.selection.pairs == ()
         assert scene.ask(0.0) == []
 
     def test_of_the_pair_in_use_that_no_check_list_knows_as_valid(self) -> None:
@@ -192,7 +192,7 @@ class TestFailure:
         used, other = scene.pair(2), scene.pair(1)
         scene.valid(0.0, used)
         assert scene.fail(other) is False
-        assert scene.selection.pairs == {1: used}
+        assert scene.selection.pairs == (used,)
 
     def test_the_next_valid_one_takes_over(self) -> None:
         scene = Scene()
@@ -211,14 +211,14 @@ class TestTwoNominations:
         high, low = scene.pair(2), scene.pair(1)
         assert scene.selection.nominate(high) is True
         assert scene.selection.nominate(low) is False
-        assert scene.selection.pairs == {1: high}
+        assert scene.selection.pairs == (high,)
 
     def test_the_better_one_comes_later(self) -> None:
         scene = Scene()
         high, low = scene.pair(2), scene.pair(1)
         assert scene.selection.nominate(low) is True
         assert scene.selection.nominate(high) is True
-        assert scene.selection.pairs == {1: high}
+        assert scene.selection.pairs == (high,)
         assert low.nominated and high.nominated
 
     def test_among_equals_the_first(self) -> None:
@@ -233,14 +233,14 @@ class TestTwoNominations:
         scene.valid(0.0, pair)
         assert scene.selection.nominate(pair) is True
         assert scene.selection.nominate(pair) is False
-        assert scene.selection.pairs == {1: pair}
+        assert scene.selection.pairs == (pair,)
 
     def test_any_nomination_replaces_a_pair_that_was_only_valid(self) -> None:
         scene = Scene()
         high, low = scene.pair(2), scene.pair(1)
         scene.valid(0.0, high)
         assert scene.selection.nominate(low) is True
-        assert scene.selection.pairs == {1: low}
+        assert scene.selection.pairs == (low,)
 
 
 class TestRoleChange:
@@ -251,7 +251,7 @@ class TestRoleChange:
         scene.valid(0.0, pair)
         assert scene.ask(0.0) == [pair]
         scene.selection.role_changed()
-        assert scene.selection.pairs == {1: pair}
+        assert scene.selection.pairs == (pair,)
         assert scene.ask(0.0) == [pair]
 
     def test_no_deadline_is_left(self) -> None:

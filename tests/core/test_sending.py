@@ -64,12 +64,12 @@ class TestRoutes:
         """The route stands and consent goes on; the application is told."""
         scene = Scene()
         pair = scene.used()
-        consent = scene.sending.uses[1].consent
+        consent = scene.sending.uses[0].consent
         pair.nominated = True
         scene.sending.use(3.0, scene.generation, pair)
         (told,) = scene.drain()
         assert isinstance(told, SelectedPair) and told.nominated
-        assert scene.sending.uses[1].consent is consent
+        assert scene.sending.uses[0].consent is consent
         assert scene.ask(5.1) == [pair]
 
     def test_of_another_pair(self) -> None:
@@ -82,8 +82,8 @@ class TestRoutes:
         assert [type(output) for output in scene.drain()] == [Route, SelectedPair]
         assert scene.ask(10.9) == [] and scene.ask(11.1) == [new]
         scene.sending.answered(12.0, old, b"transaction!\x01")
-        assert scene.sending.uses[1].consent is not None
-        assert scene.sending.uses[1].consent.outstanding == (b"transaction!\x01",)
+        assert scene.sending.uses[0].consent is not None
+        assert scene.sending.uses[0].consent.outstanding == (b"transaction!\x01",)
 
     def test_for_each_component(self) -> None:
         scene = Scene()
@@ -108,7 +108,7 @@ class TestRoutes:
         scene.used()
         scene.sending.pause(1)
         assert scene.drain() == [Unroute(1)]
-        assert scene.sending.uses == {} and scene.ask(100.0) == []
+        assert scene.sending.uses == () and scene.ask(100.0) == []
 
 
 class TestForced:
@@ -135,7 +135,7 @@ class TestForced:
         scene.used(1)
         scene.sending.close()
         assert scene.drain() == [Unroute(1), Unroute(2)]
-        assert scene.sending.uses == {} and scene.sending.forced == {}
+        assert scene.sending.uses == () and scene.sending.forced == {}
         scene.sending.close()
         assert scene.drain() == []
 
@@ -182,7 +182,7 @@ class TestConsent:
         reason = "consent expired: no answer from the peer for 30.0 s"
         assert isinstance(expired, ConsentExpired) and (expired.component, expired.reason) == (1, reason)
         assert ended == SendingEnded(scene.generation, 1, reason)
-        assert scene.sending.uses == {} and not scene.sending.doubted
+        assert scene.sending.uses == () and not scene.sending.doubted
 
     def test_an_answer_ends_the_doubt(self) -> None:
         scene = Scene()
@@ -212,12 +212,12 @@ class TestConsent:
         scene.ask(30.1)
         reason = "consent expired: no answer from the peer for 30.1 s"
         assert scene.drain() == [Silent(scene.generation, pair, reason)]
-        assert scene.sending.uses[1].pair is pair
+        assert scene.sending.uses[0].pair is pair
 
     def test_no_pair_any_more(self) -> None:
         scene = Scene()
         scene.used()
-        scene.sending.end(1, "why")
+        scene.sending.end(scene.sending.uses[0], "why")
         assert scene.drain() == [Unroute(1), SendingEnded(scene.generation, 1, "why")]
 
     def test_one_of_two_components_in_doubt(self) -> None:
@@ -247,7 +247,7 @@ class TestConsent:
         scene.sending.use(0.0, scene.generation, scene.pair(port=6000))
         scene.drain()
         scene.sending.refused(old)
-        assert scene.drain() == [] and 1 in scene.sending.uses
+        assert scene.drain() == [] and scene.sending.uses
 
     def test_tunables_count_at_once(self) -> None:
         scene = Scene()

@@ -20,34 +20,43 @@ Source = tuple[int, "Address"]
 class Accepting:
     """The sources of one agent, each a link and an address that sends to it; it publishes them."""
 
-    __slots__ = ("_outputs", "_accepted", "_stale")
+    __slots__ = ("_outputs", "_proven", "_heard", "_stale")
 
     def __init__(self, outputs: list[Any]) -> None:
         self._outputs = outputs
-        #: Whether the source has answered us; a check that was only heard may be a repeated one.
-        self._accepted: dict[Source, bool] = {}
+        #: Those that have answered us.
+        self._proven: tuple[Source, ...] = ()
+        #: The others: a check that was only heard may be a repeated one.
+        self._heard: tuple[Source, ...] = ()
         #: Those of them that have not been heard since the restart.
         self._stale: tuple[Source, ...] = ()
 
     def accept(self, source: Source, component: int, *, proven: bool) -> bool:
         """Take data from there: ``proven`` if it has answered us. False if there are too many."""
         if source in self._stale:
-            self._stale = tuple(other for other in self._stale if other != source)
-        if source in self._accepted:
-            self._accepted[source] = self._accepted[source] or proven
+            self._stale = _without(source, self._stale)
+        if source in self._proven:
             return True
-        if len(self._accepted) >= MAX_ACCEPTED:
-            heard = next((source for source, answered in self._accepted.items() if not answered), None)
-            if not proven or heard is None:
+        known = source in self._heard
+        if known and not proven:
+            return True
+        if known:
+            self._heard = _without(source, self._heard)
+        elif len(self._proven) + len(self._heard) >= MAX_ACCEPTED:
+            if not (proven and self._heard):
                 return False
-            self._revoke(heard)
-        self._accepted[source] = proven
-        self._outputs.append(Accept(*source, component))
+            self._revoke(self._heard[0])
+        if proven:
+            self._proven += (source,)
+        else:
+            self._heard += (source,)
+        if not known:
+            self._outputs.append(Accept(*source, component))
         return True
 
     def restart(self) -> None:
         """Whoever is not heard from now on is forgotten by :meth:`settle`."""
-        self._stale = tuple(self._accepted)
+        self._stale = self._proven + self._heard
 
     def settle(self, but: Collection[Source]) -> None:
         """The restart is over: who was heard only before it is no longer welcome."""
@@ -58,9 +67,16 @@ class Accepting:
 
     def base_lost(self, link: int) -> None:
         """Nobody sends over this link any more; a relay that is made anew has another."""
-        self._accepted = {source: proven for source, proven in self._accepted.items() if source[0] != link}
-        self._stale = tuple(source for source in self._stale if source[0] != link)
+        self._proven, self._heard, self._stale = (
+            tuple(source for source in sources if source[0] != link)
+            for sources in (self._proven, self._heard, self._stale)
+        )
 
     def _revoke(self, source: Source) -> None:
-        self._accepted.pop(source, None)
+        self._proven = _without(source, self._proven)
+        self._heard = _without(source, self._heard)
         self._outputs.append(Revoke(*source))
+
+
+def _without(source: Source, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    return tuple(other for other in sources if other != source)

@@ -230,7 +230,7 @@ class Agent:
 
     def pair_in_use(self, component: int) -> Pair | None:
         """The pair that carries the data of a component; None also for one that was chosen without checks."""
-        use = self._sending.uses.get(component)
+        use = self._sending.use_of(component)
         return None if use is None else use.pair
 
     # ------------------------------------------------------------------------------------------------ verbs: candidates
@@ -330,7 +330,7 @@ class Agent:
         """A new generation (RFC 8445 §9); the old pair carries data until one of the new generation is selected."""
         if self._closed:
             return
-        in_use = [use.generation for use in self._sending.uses.values()]
+        in_use = [use.generation for use in self._sending.uses]
         previous = [generation for generation in self._checker.generations if generation in in_use]
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation, *previous])
@@ -515,7 +515,7 @@ class Agent:
         generation, pair = valid.generation, valid.pair
         pair.local = self._local_at(pair, valid)
         self._accept(pair.base.link, pair.peer, pair.component, proven=True)
-        if generation.selection.valid(now, pair) and pair.component not in self._sending.uses:
+        if generation.selection.valid(now, pair) and self._sending.use_of(pair.component) is None:
             self._send_on(now, generation, pair)
         self._changed = True
 
@@ -567,9 +567,9 @@ class Agent:
                 if again.valid_since is None:
                     again.request = None  # asked whether it still works: from now on consent tells
                 generation.selection.valid(now, again)
-        use = self._sending.uses.get(pair.component)
+        use = self._sending.use_of(pair.component)
         if use is not None and use.pair is pair:
-            again = generation.selection.pairs.get(pair.component)
+            again = generation.selection.pair_of(pair.component)
             lost_relay = pair.base.candidate.type == "relay" and pair.base.link not in self._bases
             if again is None and lost_relay and generation is self._generation:
                 # Whoever closes a socket of ours means to end the session, and a lost one was its address.
@@ -581,7 +581,7 @@ class Agent:
             ):
                 self._interrupt(now, generation, pair)
             else:
-                self._sending.end(pair.component, pair.why_failed)
+                self._sending.end(use, pair.why_failed)
         self._changed = True
 
     def _interrupt(self, now: float, generation: Generation, pair: Pair) -> None:
@@ -596,7 +596,7 @@ class Agent:
     # ---------------------------------------------------------------------------------------------- sending and consent
 
     def _send_on(self, now: float, generation: Generation, pair: Pair) -> None:
-        use = self._sending.uses.get(pair.component)
+        use = self._sending.use_of(pair.component)
         if use is None or generation is self._generation or use.generation is not self._generation:
             self._sending.use(now, generation, pair)  # else the old generation has been replaced already
 
@@ -618,7 +618,7 @@ class Agent:
         self._sending.answered(now, answer.pair, answer.transaction_id)
 
     def _doubts_changed(self, now: float, changed: DoubtsChanged) -> None:
-        use = self._sending.uses.get(changed.component)
+        use = self._sending.use_of(changed.component)
         if use is not None and use.generation is self._generation:
             self._generation.selection.doubt(changed.component, use.doubted)
             if use.doubted:
@@ -665,8 +665,8 @@ class Agent:
                 generation.checking = False
                 self._set_state(ConnectionState.FAILED, reason)
                 # RFC 8445 §12.1: data of the components that had a pair ends, too; that of an old generation goes on.
-                for component in [c for c, use in self._sending.uses.items() if use.generation is generation]:
-                    self._sending.pause(component)
+                for use in [use for use in self._sending.uses if use.generation is generation]:
+                    self._sending.pause(use.pair.component)
                 if generation.interrupted:
                     self.close(now, reason)
 

@@ -535,7 +535,7 @@ class Checker:
         if pair is None or pair.barred:
             return
         wants = "USE-CANDIDATE" in check.message.attributes and not self.controlling
-        chosen = generation.selection.pairs.get(pair.component)
+        chosen = generation.selection.pair_of(pair.component)
         if not (wants or self.controlling):
             pair.deliberate = True
         better = chosen is None or pair.priority > chosen.priority or (pair.deliberate and not pair.nominated)

@@ -320,7 +320,7 @@ class _Examination:
         trend = [
             f"component {pair.component}: the last round trip took {1000 * pair.rtt:.0f} ms, the mean "
             f"{1000 * pair.total_rtt / max(1, pair.responses_received):.0f} ms"
-            for pair in self.generation.selection.pairs.values()
+            for pair in self.generation.selection.pairs
             if pair.rtt is not None
         ]
         revoked = self.reason.startswith("the peer revoked")
@@ -359,8 +359,8 @@ class _Examination:
             return
         took = f"it took {connected - since:.2f} s"
         late = None if generation.last_remote_at is None else generation.last_remote_at - since
-        again = [pair for pair in generation.selection.pairs.values() if pair.retransmissions]
-        far = [pair for pair in generation.selection.pairs.values() if pair.rtt is not None and pair.rtt >= FAR]
+        again = [pair for pair in generation.selection.pairs if pair.retransmissions]
+        far = [pair for pair in generation.selection.pairs if pair.rtt is not None and pair.rtt >= FAR]
         if late is not None and SLOW / 2 < late <= connected - since:
             yield Finding(
                 "slow-candidates",

@@ -56,9 +56,7 @@ class Generation:
         "remote_username",
         "local_username",
         "local_password",
-        "local_key",
-        "remote_key",
-        "username",
+        "_remote_password",
         "blamed",
         "checking_since",
         "connected_at",
@@ -103,13 +101,23 @@ class Generation:
     def set_local_credentials(self, username: str, password: str) -> None:
         self.local_username = username
         self.local_password = password
-        self.local_key = password.encode()
 
     def set_remote_credentials(self, username: str, password: str) -> None:
         self.remote_username = username
-        self.remote_key = password.encode()
-        #: USERNAME of our checks (RFC 8445 §7.2.2).
-        self.username = f"{username}:{self.local_username}".encode()
+        self._remote_password = password
+
+    @property
+    def local_key(self) -> bytes:
+        return self.local_password.encode()
+
+    @property
+    def remote_key(self) -> bytes:
+        return self._remote_password.encode()
+
+    @property
+    def username(self) -> bytes:
+        """USERNAME of our checks (RFC 8445 §7.2.2)."""
+        return f"{self.remote_username}:{self.local_username}".encode()
 
     def blame(self, what: str) -> None:
         if self.blamed is None:
@@ -161,18 +169,21 @@ class Generation:
         """Every component has a valid pair, and the peer is there to use it: agents answer checks before they know
         whom they talk to.
         """
-        pairs = self.selection.pairs
         silent = self.remote_is_lite or (self.patience_over and not self.misdirected)
-        return all(
-            (pair := pairs.get(component)) is not None and (pair.nominated or component in self.heard or silent)
-            for component in self.components
-        )
+        for component in self.components:
+            pair = self.selection.pair_of(component)
+            if pair is None or not (pair.nominated or component in self.heard or silent):
+                return False
+        return True
 
     @property
     def complete(self) -> bool:
         """Every component has a nominated pair."""
-        pairs = self.selection.pairs
-        return all((pair := pairs.get(component)) is not None and pair.nominated for component in self.components)
+        for component in self.components:
+            pair = self.selection.pair_of(component)
+            if pair is None or not pair.nominated:
+                return False
+        return True
 
     def prune_components(self) -> None:
         """After the end mark: what the peer has no candidate for, it does not use, unless it has signalled none at all
@@ -190,7 +201,7 @@ class Generation:
         each may.
         """
         for component in self.components:
-            if component not in self.selection.pairs:
+            if self.selection.pair_of(component) is None:
                 pairs = self.checks.of_component(component)
                 if not any(pair.state in UNANSWERED for pair in pairs):
                     return self._why(component, pairs)

@@ -109,11 +109,10 @@ class Requests:
 
     def __init__(self, tunables: Tunables) -> None:
         self.tunables = tunables
-        self._pending: dict[bytes, Request] = {}
-        self._timers: list[tuple[float, Request]] = []
+        self.end_all()
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._pending or ())
 
     def start(
         self,
@@ -137,22 +136,26 @@ class Requests:
         else:
             sends = 1 + (self.tunables.retry_max if retransmissions is None else retransmissions)
             request = Request(transaction_id, data, link, peer, context, now, rto or self.tunables.retry_rto, sends)
+        if self._pending is None:
+            self._pending = {}
         self._pending[transaction_id] = request
         heappush(self._timers, (request.deadline, request))
         return request
 
     def get(self, transaction_id: bytes) -> Request | None:
-        return self._pending.get(transaction_id)
+        return None if self._pending is None else self._pending.get(transaction_id)
 
     def match(self, transaction_id: bytes, link: int, peer: Address) -> Request | None:
         """The request that an answer from ``peer`` over ``link`` belongs to: only whom we asked may answer."""
-        request = self._pending.get(transaction_id)
+        request = self.get(transaction_id)
         if request is not None and request.link == link and request.peer == peer:
             return request
         return None
 
     def end(self, request: Request) -> None:
         """The request is answered or no longer of interest."""
+        if self._pending is None:
+            return
         self._pending.pop(request.transaction_id, None)
         if not self._pending:
             # As most of the time: nothing is kept, not even the room for the next.
@@ -162,15 +165,15 @@ class Requests:
             heapify(self._timers)
 
     def end_all(self) -> None:
-        self._pending.clear()
-        self._timers.clear()
+        self._pending: dict[bytes, Request] | None = None
+        self._timers: list[tuple[float, Request]] = []
 
     def all(self) -> list[Request]:
-        return list(self._pending.values())
+        return list((self._pending or {}).values())
 
     def _current(self, entry: tuple[float, Request]) -> bool:
         deadline, request = entry
-        return self._pending.get(request.transaction_id) is request and request.deadline == deadline
+        return request.deadline == deadline and self.get(request.transaction_id) is request
 
     def handle_timeout(self, now: float) -> tuple[list[Request], list[Request]]:
         """Returns the requests to transmit again now, and those that have failed (and are forgotten)."""
@@ -184,7 +187,7 @@ class Requests:
             if request.exhausted and request.wait_on():
                 heappush(self._timers, (request.deadline, request))
             elif request.exhausted:
-                del self._pending[request.transaction_id]
+                self.end(request)
                 failed.append(request)
             else:
                 request.sent_again(now)

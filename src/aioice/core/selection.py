@@ -19,7 +19,7 @@ RELAY_PATIENCE = 1.0
 
 
 class Selection:
-    """The pairs in use, by component, and the patience before one is nominated."""
+    """The pairs in use, one for each component, and the patience before one is nominated."""
 
     __slots__ = (
         "pairs",
@@ -31,8 +31,8 @@ class Selection:
     )
 
     def __init__(self, direct_patience: float = DIRECT_PATIENCE, relay_patience: float = RELAY_PATIENCE) -> None:
-        #: The first valid pair, later the selected one.
-        self.pairs: dict[int, Pair] = {}
+        #: Of each component the first valid pair, later the selected one.
+        self.pairs: tuple[Pair, ...] = ()
         #: Components whose peer does not answer on the pair in use, so that another may be nominated in its place.
         self.doubted: tuple[int, ...] = ()
         self._nominating: tuple[Pair, ...] = ()
@@ -41,13 +41,23 @@ class Selection:
         #: When to ask :meth:`to_nominate` again.
         self.due: float | None = None
 
+    def pair_of(self, component: int) -> Pair | None:
+        """The pair in use of a component."""
+        for pair in self.pairs:
+            if pair.component == component:
+                return pair
+        return None
+
+    def _use(self, pair: Pair) -> None:
+        self.pairs = (*[other for other in self.pairs if other.component != pair.component], pair)
+
     def valid(self, now: float, pair: Pair) -> bool:
         """A check succeeded; returns whether the pair is now the one in use."""
         if pair.valid_since is None:
             pair.valid_since = now
-        if pair.component in self.pairs:
+        if self.pair_of(pair.component) is not None:
             return False
-        self.pairs[pair.component] = pair
+        self._use(pair)
         return True
 
     def doubt(self, component: int, doubted: bool) -> None:
@@ -58,7 +68,7 @@ class Selection:
 
     def settled(self, component: int) -> bool:
         """Whether the pair in use is nominated, and in no doubt."""
-        pair = self.pairs.get(component)
+        pair = self.pair_of(component)
         return pair is not None and pair.nominated and component not in self.doubted
 
     def nominate(self, pair: Pair) -> bool:
@@ -69,7 +79,7 @@ class Selection:
         """
         known, pair.nominated = pair.nominated, True
         self._settle(pair)
-        current = self.pairs.get(pair.component)
+        current = self.pair_of(pair.component)
         if known and current is pair:
             return False
         if current is not None and current is not pair and current.nominated:
@@ -77,7 +87,7 @@ class Selection:
                 current.nominated = False  # it may be nominated again
             elif current.priority >= pair.priority and (known or not pair.deliberate):
                 return False
-        self.pairs[pair.component] = pair
+        self._use(pair)
         self.doubt(pair.component, False)
         return True
 
@@ -92,10 +102,8 @@ class Selection:
     def failed(self, pair: Pair) -> bool:
         """The pair is dead; returns whether it was in use."""
         self._settle(pair)
-        if self.pairs.get(pair.component) is pair:
-            del self.pairs[pair.component]
-            return True
-        return False
+        used, self.pairs = self.pairs, tuple(other for other in self.pairs if other is not pair)
+        return pair in used
 
     # ------------------------------------------------------------------------------------ the controlling side's choice
 
@@ -104,7 +112,7 @@ class Selection:
         chosen = []
         self.due = None
         for component in components:
-            current = self.pairs.get(component)
+            current = self.pair_of(component)
             if current is None or self.settled(component) or self.nominating(component) is not None:
                 continue
             pairs = [pair for pair in checks.of_component(component) if not pair.nominated]

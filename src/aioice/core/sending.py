@@ -59,7 +59,7 @@ class Use:
 
 
 class Sending:
-    """The pairs in use of one agent, by component."""
+    """The pairs in use of one agent, one for each component."""
 
     __slots__ = ("_random", "_tunables", "_lite", "_outputs", "uses", "forced")
 
@@ -70,80 +70,88 @@ class Sending:
         self._tunables = tunables
         self._lite = lite
         self._outputs: list[Any] = [] if outputs is None else outputs
-        self.uses: dict[int, Use] = {}
+        self.uses: tuple[Use, ...] = ()
         #: Pairs that the application chose without checks.
         self.forced: Mapping[int, tuple[int, Address]] = NOTHING
+
+    def use_of(self, component: int) -> Use | None:
+        for use in self.uses:
+            if use.pair.component == component:
+                return use
+        return None
+
+    def _without(self, component: int) -> tuple[Use, ...]:
+        return tuple(use for use in self.uses if use.pair.component != component)
 
     # ----------------------------------------------------------------------------------------------------------- verbs
 
     def use(self, now: float, generation: Generation, pair: Pair) -> None:
         """Data of the component leaves on this pair from now on; what is told changes if it was nominated meanwhile."""
-        use = self.uses.get(pair.component)
+        use = self.use_of(pair.component)
         if use is None or use.pair is not pair:
             consent = None if self._lite else Consent(now, self._random, self._tunables)
-            self.uses[pair.component] = Use(generation, pair, consent)
+            self.uses = (*self._without(pair.component), Use(generation, pair, consent))
             self._outputs.append(Route(pair.component, pair.base.link, pair.peer, pair.remote))
         self._outputs.append(Notify(SelectedPair(pair.component, pair.local, pair.remote, pair.nominated)))
 
     def force(self, component: int, link: int, remote: Candidate) -> None:
         """Use this pair without checks and without consent."""
         peer = (remote.address, remote.port)
-        self.uses.pop(component, None)
+        self.uses = self._without(component)
         self.forced = {**self.forced, component: (link, peer)}
         self._outputs.append(Route(component, link, peer, remote))
 
     def rename(self, remote: Candidate) -> None:
         """The remote candidate of a pair in use has been signalled by now."""
-        for component, use in self.uses.items():
+        for use in self.uses:
             if use.pair.remote is remote:
-                self._outputs.append(Route(component, use.pair.base.link, use.pair.peer, remote))
+                self._outputs.append(Route(use.pair.component, use.pair.base.link, use.pair.peer, remote))
 
     def pause(self, component: int) -> None:
         """Nothing is sent until another pair is there."""
-        del self.uses[component]
+        self.uses = self._without(component)
         self._outputs.append(Unroute(component))
 
-    def end(self, component: int, reason: str) -> None:
+    def end(self, use: Use, reason: str) -> None:
         """There is no pair for the component any more."""
-        generation = self.uses[component].generation
-        self.pause(component)
-        self._outputs.append(SendingEnded(generation, component, reason))
+        self.pause(use.pair.component)
+        self._outputs.append(SendingEnded(use.generation, use.pair.component, reason))
 
-    def _revoke(self, component: int, reason: str) -> None:
+    def _revoke(self, use: Use, reason: str) -> None:
         """RFC 7675 §5.1: nothing more may be sent on this pair."""
-        self._outputs.append(Notify(ConsentExpired(component, reason)))
-        self.end(component, reason)
+        self._outputs.append(Notify(ConsentExpired(use.pair.component, reason)))
+        self.end(use, reason)
 
     def close(self) -> None:
-        for component in sorted(self.uses.keys() | self.forced.keys()):
+        for component in sorted({use.pair.component for use in self.uses} | self.forced.keys()):
             self._outputs.append(Unroute(component))
-        self.uses.clear()
+        self.uses = ()
         self.forced = NOTHING
 
     def tune(self, tunables: Tunables) -> None:
         self._tunables = tunables
-        for use in self.uses.values():
+        for use in self.uses:
             if use.consent is not None:
                 use.consent.tune(tunables)
 
     # --------------------------------------------------------------------------------------------------------- consent
 
     def answered(self, now: float, pair: Pair, transaction_id: bytes) -> None:
-        use = self.uses.get(pair.component)
+        use = self.use_of(pair.component)
         if use is not None and use.pair is pair and use.consent is not None:
             use.consent.answered(now, transaction_id)
             self._doubt(use, False)
 
     def refused(self, pair: Pair) -> None:
         """RFC 7675 §5.2."""
-        use = self.uses.get(pair.component)
+        use = self.use_of(pair.component)
         if use is not None and use.pair is pair:
-            self._revoke(pair.component, "the peer revoked its consent")
+            self._revoke(use, "the peer revoked its consent")
 
     def to_ask(self, now: float) -> list[tuple[Use, Consent]]:
         """The pairs whose peers are to be asked now; those who have not answered for too long are left."""
         asking = []
-        for component, use in list(self.uses.items()):
+        for use in self.uses:
             consent = use.consent
             if consent is None:
                 continue
@@ -151,7 +159,7 @@ class Sending:
                 silence = now - consent.last_answer
                 reason = f"consent expired: no answer from the peer for {silence:.1f} s"
                 if use.pair.nominated:
-                    self._revoke(component, reason)
+                    self._revoke(use, reason)
                 else:
                     self._outputs.append(Silent(use.generation, use.pair, reason))
                 continue
@@ -168,7 +176,7 @@ class Sending:
     @property
     def doubted(self) -> bool:
         """Whether a peer has left requests unanswered for half of the time that it may."""
-        return any(use.doubted for use in self.uses.values())
+        return any(use.doubted for use in self.uses)
 
     def poll_output(self) -> Any:
         """As a machine's, with :class:`SendingEnded` for the agent between them."""
@@ -176,7 +184,7 @@ class Sending:
 
     def poll_timeout(self) -> float | None:
         earliest = None
-        for use in self.uses.values():
+        for use in self.uses:
             if use.consent is not None:
                 time = use.consent.poll_timeout(use.doubted)
                 if earliest is None or time < earliest:

@@ -9,6 +9,8 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from aioice.core.record import NOTHING
+
 from .linux import batch_control, batches_leave
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class UdpSender(asyncio.DatagramTransport):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
     ) -> None:
-        super().__init__()
+        super().__init__(NOTHING)
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
