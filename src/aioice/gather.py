@@ -10,8 +10,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from .core.address import canonical_host
+from .core.bases import BaseLost, Found, Withdrawn
 from .core.events import LocalCandidate
-from .core.gathering import BaseLost, Found, Gathered, Withdrawn
+from .core.gathering import Gathered
 from .core.record import NOTHING
 from .net.host import AsyncioHost
 from .running import RunningAgent
