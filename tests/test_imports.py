@@ -44,6 +44,7 @@ CORE_RANKS = {
     "transactions": 3,
     "lifetime": 3,
     "allocation": 3,
+    "bases": 4,
     "selection": 3,
     "consent": 3,
     "multicast": 3,

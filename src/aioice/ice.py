@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from . import stun
 from .core.address import canonical_host
@@ -29,27 +29,21 @@ from .core.events import (
     SelectedPair,
     StateChanged,
 )
-from .core.gathering import BaseLost, Found, Gathered, Withdrawn
-from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Tunables, Unroute
-from .core.record import NOTHING
+from .core.machine import Tunables
 from .core.selection import DIRECT_PATIENCE, RELAY_PATIENCE
 from .core.servers import StunServer, TurnServer
-from .data import CandidatePair, DataPath
-from .listeners import Listeners
-from .net.driver import Driver
-from .net.host import AsyncioHost
-from .protocol import ServerProtocol, StunProtocol
+from .data import CandidatePair
+from .gather import Gathering
+from .protocol import StunProtocol
 from .settings import TransportPolicy, agent_config, host_filter_of, ports_of, validate_password, validate_username
 from .utils import random_string
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .core.diagnosis import Finding
     from .core.inquiries import ServerReport
-    from .core.machine import Address, Output
-    from .mdns import Publication
     from .net.interfaces import Addresses, Interfaces
     from .policy import AddressRewrite, RemoteFilter
     from .servers import IceServer
@@ -94,11 +88,6 @@ def _shared_tunables(*values: float) -> Tunables:
     return Tunables(values[0], int(values[1]), int(values[2]), values[3])
 
 
-def _tunables() -> Tunables:
-    """What programs may have changed in the modules; one object for all connections."""
-    return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
-
-
 def candidate_pair_priority(local: Candidate, remote: Candidate, ice_controlling: bool) -> int:
     """The priority of a pair (RFC 8445 §6.1.2.3)."""
     if ice_controlling:
@@ -129,7 +118,7 @@ def get_interface_names() -> dict[str, str]:
     return {str(local.address): local.interface for local in list_addresses()}
 
 
-class Connection(DataPath):
+class Connection(Gathering):
     """An ICE connection for a single data stream.
 
     :param ice_controlling: Whether the local peer has the controlling role.
@@ -198,25 +187,9 @@ class Connection(DataPath):
         "_use_ipv4",
         "_use_ipv6",
         "_transport_policy",
-        "_components",
-        "_ssl_context",
         "_config",
-        "_ice_servers",
-        "_agent",
-        "_protocols",
-        "_local_candidates",
         "_remote_candidates_end",
-        "_gather_started",
-        "_gather_task",
-        "_gathering",
-        "_gathered",
-        "_dropped",
-        "_state_waiters",
-        "_listeners",
         "_host_filter",
-        "_ports",
-        "_hide_host_addresses",
-        "_publication",
         "__dict__",
         "__weakref__",
     )
@@ -269,8 +242,6 @@ class Connection(DataPath):
         self._host_filter = host_filter_of(interfaces, addresses, include_loopback)
         self._ports = ports_of(port_range)
         self._hide_host_addresses = hide_host_addresses
-        #: What answers for the names that stand for our addresses.
-        self._publication: Publication | None = None
         #: Whether the peer is an ICE-lite agent.
         self.remote_is_lite = False
         #: The peer's username fragment, to be set before :meth:`connect`.
@@ -293,7 +264,7 @@ class Connection(DataPath):
         self._transport_policy = transport_policy
         self._components = range(1, components + 1)
         self._ssl_context = ssl_context
-        self._ice_servers: tuple[IceServer, ...] = ()
+        self._ice_servers = ()
         if ice_servers:
             from .servers import ice_servers_of
 
@@ -317,26 +288,15 @@ class Connection(DataPath):
         )
         told = os.environ.get("AIOICE_TRACE") if trace is None else None
         if trace is None and not told:
-            self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, _tunables())
+            self._agent = Agent(self._config, os.urandom, self._local_username, self._local_password, self._tunables())
         else:
             self._agent = self._recorded_agent(trace, told, trace_hide_addresses)
-        self._protocols: list[StunProtocol] = []
-        self._local_candidates: list[Candidate] = []
         self._remote_candidates_end = False
-        self._gather_started = False
-        self._gather_task: asyncio.Future[None] | None = None
-        #: What callers wait for: the gathering, or :meth:`close`.
-        self._gathering: asyncio.Future[None] | None = None
-        self._gathered: Mapping[int, asyncio.Future[None]] = NOTHING
-        #: By the protocols that are gone.
-        self._dropped: Mapping[str, int] = NOTHING
-        self._state_waiters: tuple[asyncio.Future[None], ...] = ()
-        self._listeners = Listeners()
 
     def _recorded_agent(self, trace: Any, told: str | None, hide_addresses: bool) -> Agent:
         from . import trace as tracing
 
-        values = (self._config, self._local_username, self._local_password, _tunables())
+        values = (self._config, self._local_username, self._local_password, self._tunables())
         if trace is not None:
             return tracing.record(trace, *values, hide_addresses=hide_addresses, dropped=self._dropped_outside)
         agent = tracing.record_as_told(told or "", *values, dropped=self._dropped_outside)
@@ -357,11 +317,6 @@ class Connection(DataPath):
     @ice_controlling.setter
     def ice_controlling(self, value: bool) -> None:
         self._agent.set_controlling(0.0, value)
-
-    @property
-    def local_candidates(self) -> list[Candidate]:
-        """A copy of the list of local candidates, filled while they are gathered."""
-        return self._local_candidates[:]
 
     @property
     def local_username(self) -> str:
@@ -447,100 +402,19 @@ class Connection(DataPath):
         first = next(iter(self.diagnosis), None) if self.state is ConnectionState.FAILED else None
         return self._failure if first is None or first.cause in self._failure else f"{self._failure} ({first.cause})"
 
-    # -------------------------------------------------------------------------------------------------------- gathering
+    # --------------------------------------------------------------------------------------------- what programs change
 
-    async def gather_candidates(self) -> None:
-        """Gather local candidates; they are in :attr:`local_candidates`, and told as events when they are found.
-
-        Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
-        it for about a second; what is found later still becomes a candidate. A second call waits for the first.
-
-        :raises ConnectionError: when the connection is closed; when there is no candidate at all because no port of
-            ``port_range`` is free, which is only logged if there are others.
-        """
-        if self._closed:
-            raise ConnectionError("Cannot gather candidates, the connection is closed")
-        if not self._gather_started:
-            self._gather_started = True
-            self._gathering = asyncio.get_running_loop().create_future()
-            self._gather_task = asyncio.ensure_future(self._gather())
-            self._gather_task.add_done_callback(self._gather_done)
-        if self._gathering is not None:
-            await asyncio.shield(self._gathering)
-
-    async def gather(self) -> AsyncIterator[Candidate]:
-        """Gather like :meth:`gather_candidates`, and yield the candidates as they are found.
-
-        Ends when nothing more will be found: that may be long after :meth:`gather_candidates` would have returned, for
-        silent servers are given all the time of a transaction. Called again, it begins with those that are known.
-
-        :raises ConnectionError: when the connection is closed before.
-        """
-        events, known = self._listeners.reader(), self.local_candidates
-        if self._agent.gathering_ended:
-            for candidate in known:
-                yield candidate
-            return
-        gathering = asyncio.ensure_future(self.gather_candidates())
-        gathering.add_done_callback(
-            lambda task: events.put(LocalCandidate(None)) if task.cancelled() or task.exception() else None
-        )
-        try:
-            for candidate in known:
-                yield candidate
-            async for event in events:
-                if isinstance(event, LocalCandidate):
-                    if event.candidate is None:
-                        break
-                    yield event.candidate
-            else:
-                await gathering
-            if gathering.done():
-                gathering.result()
-        finally:
-            gathering.cancel()
-
-    def _gather_done(self, task: asyncio.Future[None]) -> None:
-        """A failure is kept for further callers; the caller of the first may have been cancelled and not see it."""
-        self._gather_task = None
-        exc = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if exc is None or self._gathering is None:
-            self._end_waiting_for_gathering()
-        elif isinstance(exc, asyncio.CancelledError):
-            self._gathering.cancel()
-        else:
-            self._gathering.set_exception(exc)
-            self._gathering.exception()
-
-    def _end_waiting_for_gathering(self) -> None:
-        gathering, self._gathering = self._gathering, None
-        if gathering is not None and not gathering.done():
-            gathering.set_result(None)
-
-    async def _gather(self) -> None:
-        driver = self._running_driver()
-        self._read_attributes(driver.now())
-        addresses: list[str] = []
-        if self._transport_policy is TransportPolicy.ALL:
-            addresses = self._host_addresses()
-        if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):
-            driver.do(self._agent.set_interfaces, get_interface_names())
-        components = self._components
-        try:
-            gathering = [self._gather_component(component, addresses) for component in components]
-            if len(gathering) == 1:
-                await gathering[0]
-            else:
-                await asyncio.gather(*gathering)
-        finally:
-            if self._closed:
-                self._close_unadopted()
-            else:
-                self._adopt_protocols()
-                driver.do(self._agent.end_gathering)
-        self._tell_ports_in_use()
+    @staticmethod
+    def _tunables() -> Tunables:
+        """What programs may have changed in the modules; one object for all connections."""
+        return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
 
     def _host_addresses(self) -> list[str]:
+        """By the functions of this module, which programs replace."""
+        if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):
+            self._running_driver().do(self._agent.set_interfaces, get_interface_names())
+        if self._transport_policy is not TransportPolicy.ALL:
+            return []
         use_ipv4, use_ipv6, chosen = self._use_ipv4, self._use_ipv6, self._host_filter
         if chosen is not None and get_host_addresses is _GET_HOST_ADDRESSES:
             from .net.interfaces import host_addresses
@@ -549,85 +423,23 @@ class Connection(DataPath):
         hosts = get_host_addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6)
         return hosts if chosen is None else chosen.among(hosts)
 
-    async def _hide_hosts(self, addresses: list[str]) -> bool:
-        """Give them names before there is a candidate that could show them; False if we were closed meanwhile."""
-        if self._publication is None:
-            from .mdns import Publication
-
-            self._publication = Publication()
-        await self._publication.add([canonical_host(address.partition("%")[0]) for address in addresses])
-        if self._closed:
-            return False
-        self._running_driver().do(self._agent.hide, self._publication.names)
-        return True
-
-    def _tell_ports_in_use(self) -> None:
-        host = self._running_driver().host
-        exc = host.ports_in_use if isinstance(host, AsyncioHost) else None
-        if exc is None or self._closed:
-            return
-        logger.warning("%s A host candidate is missing: %s", self, exc.strerror)
-        if not self._local_candidates:
-            raise ConnectionError(exc.errno, f"Cannot gather candidates, {exc.strerror}")
-
-    async def _gather_component(self, component: int, addresses: list[str]) -> None:
-        told = await self.get_component_candidates(component=component, addresses=addresses)
-        if not self._closed:
-            # A program that has wrapped or replaced the method says with its result which candidates there are.
-            candidates = [c for c in self._local_candidates if c.component != component or c in told]
-            self._local_candidates = candidates + [c for c in told if c not in candidates]
-
-    async def get_component_candidates(
-        self, component: int, addresses: list[str], timeout: float = 5
-    ) -> list[Candidate]:
-        """Gather the candidates of one component from the given addresses.
-
-        Programs wrap this to change the addresses or the time (seconds), or replace it to open their own endpoints.
-        """
-        if self._closed:
-            return []
-        driver = self._running_driver()
-        if not self._gather_started:
-            self._read_attributes(driver.now())
-        if self._hide_host_addresses and not await self._hide_hosts(addresses):
-            return []
-        gathered = driver.loop.create_future()
-        self._gathered = {**self._gathered, component: gathered}
-        driver.do(self._agent.gather, component, addresses, timeout)
-        if not gathered.done():
-            await gathered
-        return [candidate for candidate in self._local_candidates if candidate.component == component]
-
-    def _adopt_protocols(self) -> None:
-        """Endpoints that the application opened itself."""
-        driver = self._running_driver()
-        for protocol in self._protocols[:]:
-            if protocol.link is None:
-                driver.do(self._adopt, protocol)
-
-    def _adopt(self, now: float, protocol: StunProtocol) -> None:
-        """The driver has the transport before the first check is to leave through it."""
-        protocol.link = self._agent.adopt(now, protocol.local_candidate)
-        self._running_driver().adopt(protocol.link, protocol.transport)
-
-    def _close_unadopted(self) -> None:
-        for protocol in self._protocols:
-            if protocol.link is None:
-                protocol.transport.close()
-            self._keep_drops(protocol)
-        self._protocols.clear()
-
-    def _keep_drops(self, protocol: StunProtocol) -> None:
-        """The protocol goes."""
-        for why, number in protocol.drops().items():
-            self._dropped = {**self._dropped, why: self._dropped.get(why, 0) + number}
-
-    def get_default_candidate(self, component: int) -> Candidate | None:
-        """The local candidate to be named in the SDP's ``c=`` and ``m=`` lines: the most likely to work, a relayed one
-        if there is one (RFC 8839 §4.2.1.2), or None.
-        """
-        candidates = [candidate for candidate in self._local_candidates if candidate.component == component]
-        return min(candidates, key=lambda candidate: candidate.priority, default=None)
+    def _read_attributes(self, now: float) -> None:
+        """Servers may be set, and credentials overridden by a subclass, until gathering starts."""
+        stun_server, turn_server = self.stun_server, self.turn_server
+        self._agent.set_servers(
+            now,
+            StunServer(*stun_server[:2]) if stun_server else None,
+            TurnServer(
+                *turn_server[:2],
+                self.turn_transport,
+                self.turn_ssl and self.turn_transport == "tcp",
+                self.turn_username,
+                self.turn_password,
+            )
+            if turn_server
+            else None,
+        )
+        self._agent.set_local_credentials(now, self.local_username, self.local_password)
 
     # ------------------------------------------------------------------------------------------------ remote candidates
 
@@ -769,218 +581,6 @@ class Connection(DataPath):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # ----------------------------------------------------------------------------------------------------------- events
-
-    async def get_event(self) -> ConnectionEvent | None:
-        """Wait for :class:`ConnectionClosed`; None once that was told. See :meth:`events` for all that happens."""
-        return await self._listeners.get_event()
-
-    def events(self) -> AsyncIterator[ConnectionEvent]:
-        """All events from now on, in order, the last being :class:`ConnectionClosed`.
-
-        :class:`LocalCandidate` as candidates are found, :class:`StateChanged`, :class:`SelectedPair`,
-        :class:`ConsentExpired`. A reader that is more than 1024 behind loses the oldest.
-        """
-        return self._listeners.reader()
-
-    # ------------------------------------------------------------------------------------------ what the protocols tell
-
-    def _stun_received(self, link: int, peer: Address, data: bytes) -> None:
-        if self._driver is not None:
-            self._driver.receive(link, peer, data)
-
-    def _stranger_received(self, link: int, peer: Address, data: bytes) -> None:
-        """Something that is not STUN, from where no data is taken: a STUN server may not be one."""
-        if self._driver is not None and self._agent.awaits_server(link, peer):
-            self._driver.receive(link, peer, data)
-
-    def _peer_unreachable(self, link: int, peer: Address, exc: OSError) -> None:
-        if self._driver is not None:
-            self._driver.unreachable(link, peer, exc)
-
-    def _link_lost(self, link: int, exc: Exception | None) -> None:
-        if self._driver is not None:
-            self._driver.lost(link, exc)
-
-    # --------------------------------------------------------------------------------------------- what the agent tells
-
-    def _running_driver(self) -> Driver:
-        if self._driver is None:
-            loop = asyncio.get_running_loop()
-            host = AsyncioHost(
-                loop,
-                ssl_context=self._ssl_context,
-                resolver=_resolve_mdns,
-                ssl_contexts=self._ssl_contexts(),
-                credentials=self._fetch_credentials if self._ice_servers else None,
-                ports=self._ports,
-            )
-            self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, _tunables)
-        return self._driver
-
-    def _read_attributes(self, now: float) -> None:
-        """Servers may be set, and credentials overridden by a subclass, until gathering starts."""
-        stun_server, turn_server = self.stun_server, self.turn_server
-        self._agent.set_servers(
-            now,
-            StunServer(*stun_server[:2]) if stun_server else None,
-            TurnServer(
-                *turn_server[:2],
-                self.turn_transport,
-                self.turn_ssl and self.turn_transport == "tcp",
-                self.turn_username,
-                self.turn_password,
-            )
-            if turn_server
-            else None,
-        )
-        self._agent.set_local_credentials(now, self.local_username, self.local_password)
-
-    def _ssl_contexts(self) -> dict[Address, ssl.SSLContext] | None:
-        if not any(server.ssl_context for server in self._ice_servers):
-            return None
-        from .servers import servers_of
-
-        return {
-            (server.host.removesuffix("."), server.port): context
-            for ice_server in self._ice_servers
-            if (context := ice_server.ssl_context) is not None
-            for server in servers_of((ice_server,))
-        }
-
-    async def _fetch_credentials(self, number: int) -> tuple[str, str, float | None]:
-        from .servers import fetch_credentials
-
-        return await fetch_credentials(self._ice_servers[number], self._running_driver().now)
-
-    def _do(self, verb: Any, *args: Any) -> None:
-        """A verb, also before there is a loop to run the agent on."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            verb(0.0, *args)
-        else:
-            self._running_driver().do(verb, *args)
-
-    def _make_protocol(self, link: int) -> asyncio.DatagramProtocol:
-        if self._agent.is_server_link(link):
-            return ServerProtocol(self, link)
-        protocol = StunProtocol(self)
-        protocol.link = link
-        return protocol
-
-    def _handle_output(self, output: Output) -> None:
-        handler = self._OUTPUT_HANDLERS.get(type(output))
-        if handler is not None:
-            handler(self, output)
-
-    def _protocol_of(self, link: int) -> StunProtocol | None:
-        protocol = self._driver.protocol(link) if self._driver is not None else None
-        return protocol if isinstance(protocol, StunProtocol) else None
-
-    def _route(self, route: Route) -> None:
-        protocol = self._protocol_of(route.link)
-        if protocol is not None:
-            self._use(route.component, protocol, route.remote)
-
-    def _unroute(self, unroute: Unroute) -> None:
-        self._stop_using(unroute.component)
-
-    def _accept(self, accept: Accept) -> None:
-        protocol = self._protocol_of(accept.link)
-        if protocol is not None:
-            protocol.accepted[accept.peer] = accept.component
-
-    def _revoke(self, revoke: Revoke) -> None:
-        protocol = self._protocol_of(revoke.link)
-        if protocol is not None:
-            protocol.accepted.pop(revoke.peer, None)
-
-    def _deliver(self, deliver: Deliver) -> None:
-        protocol = self._protocol_of(deliver.link)
-        if protocol is not None:
-            protocol.datagram_received(deliver.data, deliver.peer)
-
-    def _done(self, done: Done) -> None:
-        if self._driver is not None:
-            self._driver.close()
-
-    def _notify(self, notify: Notify) -> None:
-        event = notify.event
-        if isinstance(event, ConnectionEvent):
-            self._handle_event(event)
-        elif isinstance(event, Gathered):
-            gathered = self._gathered.get(event.component)
-            self._gathered = {n: other for n, other in self._gathered.items() if n != event.component} or NOTHING
-            if gathered is not None and not gathered.done():
-                gathered.set_result(None)
-        elif isinstance(event, Found):
-            self._base_found(event)
-        elif isinstance(event, BaseLost):
-            self._base_lost(event)
-        elif isinstance(event, Withdrawn):
-            self._local_candidates = [c for c in self._local_candidates if c is not event.candidate]
-
-    def _handle_event(self, event: ConnectionEvent) -> None:
-        if isinstance(event, LocalCandidate):
-            # An endpoint that the application opened itself may have been listed by it.
-            if event.candidate is not None and event.candidate not in self._local_candidates:
-                self._local_candidates.append(event.candidate)
-        elif isinstance(event, StateChanged):
-            self._failure = event.reason
-            logger.info("%s %s", self, event.state)
-            if event.reason:
-                logger.debug("%s %s: %s", self, event.state, event.reason)
-            for waiter in self._state_waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-        elif isinstance(event, ConnectionClosed):
-            self._ended(event.reason, discard=False)
-        self._listeners.tell(event)
-
-    _OUTPUT_HANDLERS: ClassVar[dict[type, Callable[[Connection, Any], None]]] = {
-        Route: _route,
-        Unroute: _unroute,
-        Accept: _accept,
-        Revoke: _revoke,
-        Deliver: _deliver,
-        Notify: _notify,
-        Done: _done,
-    }
-
-    def _base_found(self, found: Found) -> None:
-        protocol = self._protocol_of(found.base.link)
-        if protocol is not None:
-            protocol.local_candidate = found.base.shown
-            if protocol not in self._protocols:
-                self._protocols.append(protocol)
-
-    def _base_lost(self, lost: BaseLost) -> None:
-        """A socket or a relay has ended by itself: its candidates are no more."""
-        self._local_candidates = [c for c in self._local_candidates if c not in lost.candidates]
-        for protocol in [protocol for protocol in self._protocols if protocol.link == lost.link]:
-            self._keep_drops(protocol)
-            self._protocols.remove(protocol)
-
-    def _ended(self, reason: str, *, discard: bool) -> None:
-        """The agent has closed: by :meth:`close`, or because the connection was lost."""
-        self._queue.end(f"Connection lost while receiving data: {reason}", discard=discard)
-        if self._closed:
-            return
-        self._closed = True
-        self._failure = reason
-        self._nominated.clear()
-        self._close_unadopted()
-        self._local_candidates.clear()
-        if self._publication is not None:
-            self._publication.end()
-        # A program's own way to gather is not cut short: what it opens is closed when it returns.
-        self._end_waiting_for_gathering()
-        for gathered in self._gathered.values():
-            if not gathered.done():
-                gathered.set_result(None)
-        self._listeners.tell(ConnectionClosed(reason))
-
     def __repr__(self) -> str:
         return f"Connection({self._id})"
 
@@ -992,9 +592,3 @@ def _why_unusable(remote: Candidate) -> str:
     if is_mdns_hostname(remote.address):
         return "the name of the remote candidate is not resolved"
     return "the two addresses do not go together"
-
-
-async def _resolve_mdns(name: str) -> tuple[str, ...]:
-    from . import mdns
-
-    return await mdns.resolve(name)

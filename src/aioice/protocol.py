@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .candidate import Candidate
     from .core.machine import Address
     from .ice import Connection
+    from .running import RunningAgent
     from .turn import TurnTransport
 
 protocol_id = itertools.count()
@@ -221,7 +222,7 @@ class ServerProtocol(asyncio.DatagramProtocol):
 
     __slots__ = ("_connection", "_link", "_channels", "_paused")
 
-    def __init__(self, connection: Connection | TurnTransport, link: int) -> None:
+    def __init__(self, connection: RunningAgent | TurnTransport, link: int) -> None:
         self._connection = connection
         self._link = link
         #: By their numbers, in two bytes: whom to hand the data to, from whom it is, and the server that relays it.

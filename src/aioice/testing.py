@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .net.host import reason_of
 from .net.udp import UdpTransport, open_udp
-from .sim.servers import StunServer, TurnServer
+from .sim.stun import StunServer
+from .sim.turn import TurnServer
 
 if TYPE_CHECKING:
     import ssl

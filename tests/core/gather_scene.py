@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from aioice.core.bases import Found
 from aioice.core.candidate import Candidate
 from aioice.core.credentials import make_integrity_key
-from aioice.core.gathering import Found, Gathered, Gatherer
+from aioice.core.gathering import Gathered, Gatherer
 from aioice.core.inquiries import ServerReport
 from aioice.core.machine import (
     Address,

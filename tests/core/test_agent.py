@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.accepting import MAX_ACCEPTED
+from aioice.core.bases import Found
 from aioice.core.candidate import Candidate
 from aioice.core.checklist import PairState
 from aioice.core.events import (
@@ -15,7 +16,7 @@ from aioice.core.events import (
     SelectedPair,
     StateChanged,
 )
-from aioice.core.gathering import Found, Gathered, StunServer
+from aioice.core.gathering import Gathered, StunServer
 from aioice.core.generation import MAX_REMOTE_CANDIDATES
 from aioice.core.machine import (
     Accept,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from aioice.core.bases import BaseLost, Found
 from aioice.core.candidate import candidate_foundation
-from aioice.core.gathering import BaseLost, Found
 from aioice.core.machine import (
     Close,
     LinkClosed,

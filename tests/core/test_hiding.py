@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from aioice.core.bases import BaseLost, Found
 from aioice.core.candidate import Candidate, candidate_foundation
 from aioice.core.checklist import Base
 from aioice.core.events import LocalCandidate, SelectedPair
-from aioice.core.gathering import BaseLost, Found
 from aioice.core.hiding import hidden, is_hidden, no_address, related_address, shown_report
 from aioice.core.machine import LinkClosed, Reason
 from tests.core.agent_scene import Scene as AgentScene

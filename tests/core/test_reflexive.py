@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aioice.core.gathering import BaseLost, Withdrawn
+from aioice.core.bases import BaseLost, Withdrawn
 from aioice.core.machine import Address, LinkClosed, OpenUdp, Reason, SendFailed, Transmit, Tunables
 from aioice.core.message import Class, Message, Method, parse_message
 from aioice.core.servers import StunServer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aioice.core.gathering import BaseLost
+from aioice.core.bases import BaseLost
 from aioice.core.machine import (
     Address,
     Close,

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .accepting import Accepting
+from .bases import BaseLost, Found, Withdrawn
 from .candidate import Candidate, candidate_foundation
 from .checklist import Base, CheckList, Pair, PairState
 from .connectivity import (
@@ -25,7 +26,7 @@ from .connectivity import (
 )
 from .demux import is_stun
 from .events import ConnectionClosed, ConnectionState, LocalCandidate, StateChanged
-from .gathering import BaseLost, Found, Gathered, Gatherer, Withdrawn
+from .gathering import Gathered, Gatherer
 from .generation import Generation
 from .hiding import related_address
 from .machine import Deliver, Done, Notify, Reason, Resolved, SendFailed, Transmit, Tunables

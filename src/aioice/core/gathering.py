@@ -1,9 +1,9 @@
 """From addresses and servers to candidates (RFC 8445 §5.1.1): a child machine of the agent.
 
-It owns the bases and says when nobody need wait for more candidates. How servers are asked is the business of its
-children, :mod:`aioice.core.reflexive` for STUN and :mod:`aioice.core.relays` for TURN; neither is there before there is
-a server. It does not know pairs: the agent hands it what arrives on its server links and the answers it asked for, and
-drains it into its own queue.
+It says when nobody need wait for more candidates; what becomes of what is found stands in :mod:`aioice.core.bases`. How
+servers are asked is the business of its children, :mod:`aioice.core.reflexive` for STUN and :mod:`aioice.core.relays`
+for TURN; neither is there before there is a server. It does not know pairs: the agent hands it what arrives on its
+server links and the answers it asked for, and drains it into its own queue.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .address import canonical_host
-from .candidate import Candidate, candidate_foundation, candidate_priority, local_preferences
-from .checklist import Base
-from .hiding import hidden, is_hidden, no_address, related_address, shown_report
+from .bases import Bases
+from .candidate import local_preferences
+from .hiding import shown_report
 from .machine import (
     Close,
     Connected,
@@ -38,6 +38,7 @@ from .waiting import Job
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from .checklist import Base
     from .inquiries import Inquiry, ServerReport
     from .machine import Address, Report, Tunables
     from .message import Message
@@ -46,16 +47,7 @@ if TYPE_CHECKING:
     from .relays import Relays
     from .rewrites import AddressRewrite
 
-__all__ = [
-    "BaseLost",
-    "Found",
-    "Gathered",
-    "Gatherer",
-    "RelayRefused",
-    "StunServer",
-    "TurnServer",
-    "Withdrawn",
-]
+__all__ = ["Gathered", "Gatherer", "RelayRefused", "StunServer", "TurnServer"]
 
 #: Seconds between two transactions with servers (RFC 8445 §14.2).
 TA = 0.005
@@ -70,52 +62,24 @@ MAX_ADDRESSES = 8
 MAX_INQUIRIES = 128
 
 
-class Found(Record):
-    """A candidate as it is told; that of the base itself if it is ``base.shown``."""
-
-    base: Base
-    candidate: Candidate
-
-
-class BaseLost(Record):
-    link: int
-    detail: str
-    #: What has been told of it.
-    candidates: tuple[Candidate, ...] = ()
-
-
-class Withdrawn(Record):
-    """The NAT has given its base another address: nothing comes through this one any more."""
-
-    candidate: Candidate
-
-
 class Gathered(Record):
     """Whoever waits for the candidates of this component need not wait longer; late ones may still be found."""
 
     component: int
 
 
-class Gatherer:
+class Gatherer(Bases):
     """Gathers for the components of one agent."""
 
     __slots__ = (
         "servers",
-        "interfaces",
-        "names",
         "_random",
         "_next_link",
         "_tunables",
-        "_relay_only",
         "_families",
-        "_types",
-        "_rewrites",
         "_ta",
-        "_outputs",
         "_inner",
         "_jobs",
-        "_bases",
-        "_told",
         "_names",
         "_secrets",
         "_reflexive",
@@ -139,29 +103,18 @@ class Gatherer:
         ta: float = TA,
         outputs: list[Any] | None = None,
     ) -> None:
+        super().__init__([] if outputs is None else outputs, relay_only=relay_only, types=types, rewrites=rewrites)
         #: Whom :meth:`gather` asks.
         self.servers: Sequence[StunServer | TurnServer] = ()
-        #: Names of interfaces by address, for rewrites that are for one of them.
-        self.interfaces: Mapping[str, str] = NOTHING
-        #: The names that are shown in place of the addresses of this host, if those are hidden.
-        self.names = NOTHING
         self._random = random
         self._next_link = next_link
         self._tunables = tunables
-        self._relay_only = relay_only
         #: Of relayed addresses.
         self._families = families
-        #: The types of candidates that are wanted; all if None.
-        self._types = types
-        self._rewrites = rewrites
         self._ta = ta
-        self._outputs: list[Any] = [] if outputs is None else outputs
         #: What the children have to say, in its order.
         self._inner: list[Any] | None = None
         self._jobs: Mapping[int, Job] = NOTHING
-        self._bases: dict[int, Base] = {}
-        #: All but the bases' own: a base, and what is reflected from it or added to it.
-        self._told: tuple[tuple[Base, Candidate], ...] = ()
         self._names: Questions | None = None
         self._secrets: Questions | None = None
         self._reflexive: Reflexive | None = None
@@ -198,10 +151,6 @@ class Gatherer:
                 if isinstance(server, StunServer):
                     self._look_up(now, job, server)
         self._settle(now)
-
-    def adopt(self, base: Base) -> None:
-        """A base that the application opened itself."""
-        self._bases[base.link] = base
 
     def relay(self, now: float, link: int, peer: Address, data: bytes) -> None:
         """Send to ``peer`` from the relayed address behind ``link``."""
@@ -284,9 +233,6 @@ class Gatherer:
             for inquiry in self._inquiries
             if inquiry.waited is not None and not inquiry.gave_something
         ]
-
-    def _wants(self, kind: str) -> bool:
-        return self._types is None or kind in self._types
 
     # ------------------------------------------------------------------------------------------------------ asking
 
@@ -463,17 +409,8 @@ class Gatherer:
     def _base_lost(self, link: int, reason: Reason, detail: str) -> None:
         if self._reflexive is not None:
             self._reflexive.end(link, None, reason, detail)
-        base = self._bases.pop(link, None)
-        if base is not None:
-            why = f"{reason}: {detail}" if detail else str(reason)
-            self._outputs.append(BaseLost(link, why, self._told_of(base)))
+        if self._lost(link, f"{reason}: {detail}" if detail else str(reason)):
             self._outputs.append(Close(link))
-
-    def _told_of(self, base: Base) -> tuple[Candidate, ...]:
-        """The candidates that end with a base."""
-        gone = (base.shown, *(candidate for other, candidate in self._told if other is base))
-        self._told = tuple((other, candidate) for other, candidate in self._told if other is not base)
-        return gone
 
     def _opened(self, now: float, report: Opened | OpenFailed) -> None:
         job = next((job for job in self._jobs.values() if report.link in job.opening), None)
@@ -484,75 +421,11 @@ class Gatherer:
         host = job.opening.pop(report.link)
         if isinstance(report, OpenFailed):
             return
-        self._host_found(job, report.link, report.local, job.preferences[host])
+        self._host_found(job.component, report.link, report.local, job.preferences[host])
         for server, addresses in job.stun:
             self._ask_from(now, job, self._bases[report.link], server, addresses)
 
-    # ------------------------------------------------------------------------------------------------------ candidates
-
-    def _host_found(self, job: Job, link: int, local: Address, preference: int) -> None:
-        replacement, additions = self._rewritten(local[0])
-        name = self.names.get(local[0])
-        candidate = Candidate(
-            foundation=candidate_foundation("host", "udp", name or local[0]),
-            component=job.component,
-            transport="udp",
-            priority=candidate_priority(job.component, "host", preference),
-            host=replacement or local[0],
-            port=local[1],
-            type="host",
-        )
-        # What a program tells in place of an address hides it already.
-        shown = candidate if name is None or replacement is not None else hidden(candidate, name)
-        base = self._bases[link] = Base(link, candidate, preference, shown)
-        if self._wants("host"):
-            self._outputs.append(Found(base, base.shown))
-        for host in additions:
-            # A 1:1 NAT keeps the port.
-            self._reflexive_found(base, (host, local[1]), host)
-
-    def _rewritten(self, host: str) -> tuple[str | None, list[str]]:
-        if not self._rewrites:
-            return None, []
-        from .rewrites import rewritten
-
-        return rewritten(self._rewrites, host, self.interfaces.get(host))
-
-    def _reflexive_found(self, base: Base, mapped: Address, server: str) -> Candidate | None:
-        host = base.candidate
-        if not self._wants("srflx"):
-            return None
-        if mapped == (host.host, host.port) and not is_hidden(base):
-            return None  # redundant, but for one whose twin shows a name
-        component = host.component
-        same = [c for _, c in self._told if c.component == component and c.type == "srflx"]
-        beside = [c for other, c in self._told if other is base]
-        if any((c.host, c.port) == mapped for c in beside):
-            return None  # redundant (RFC 8445 §5.1.3)
-        preference, taken = base.preference, {candidate.priority for candidate in same}
-        # Two servers may see two addresses of one base; priorities are unique (§5.1.2).
-        while preference and candidate_priority(component, "srflx", preference) in taken:
-            preference -= 1
-        related = related_address(base)
-        if not self._wants("host"):
-            # The base shows itself for the first time, but not its address.
-            related = no_address(host.host)
-            if not beside:
-                self._outputs.append(Found(base, base.shown))
-        candidate = Candidate(
-            foundation=candidate_foundation("srflx", "udp", base.shown.host, server=server),
-            component=component,
-            transport="udp",
-            priority=candidate_priority(component, "srflx", preference),
-            host=mapped[0],
-            port=mapped[1],
-            type="srflx",
-            related_address=related[0],
-            related_port=related[1],
-        )
-        self._told += ((base, candidate),)
-        self._outputs.append(Found(base, candidate))
-        return candidate
+    # ----------------------------------------------------------------------------------------------------- the children
 
     def _mapped(self, now: float, answer: Mapped) -> None:
         """A STUN server has told how a base looks to it."""
@@ -565,44 +438,7 @@ class Gatherer:
         if candidate is not None:
             inquiry.candidates += (candidate,)
         if answer.before is not None:
-            for told in self._told:
-                other, stale = told
-                if other is base and (stale.host, stale.port) == answer.before:
-                    self._told = tuple(other for other in self._told if other is not told)
-                    self._outputs.append(Withdrawn(stale))
-
-    def _found_relayed(self, now: float, relayed: Relayed) -> None:
-        component, host = relayed.inquiry.component, relayed.relayed[0]
-        related = relayed.mapped
-        hides = self._relay_only or self.names is not NOTHING
-        if hides or self._types is not None and "srflx" not in self._types:
-            # The reflexive address is what the policy hides (RFC 9429 §3.5.3), and may be that of a hidden base.
-            related = no_address(host)
-        # UDP before TCP before TLS, and each one once (RFC 8445 §5.1.2).
-        preference = 0xFFFF - (relayed.rank << 8)
-        taken = [base.candidate.priority for base in self._bases.values()]
-        while candidate_priority(component, "relay", preference) in taken:
-            preference -= 1
-        candidate = Candidate(
-            foundation=candidate_foundation("relay", "udp", host),
-            component=component,
-            transport="udp",
-            priority=candidate_priority(component, "relay", preference),
-            host=host,
-            port=relayed.relayed[1],
-            type="relay",
-            related_address=related[0],
-            related_port=related[1],
-        )
-        base = self._bases[relayed.relay_link] = Base(relayed.relay_link, candidate, preference)
-        relayed.inquiry.candidates += (candidate,)
-        self._outputs.append(Found(base, candidate))
-
-    def _relay_lost(self, now: float, lost: RelayLost) -> None:
-        base = self._bases.pop(lost.link)
-        self._outputs.append(BaseLost(lost.link, lost.detail, (base.candidate,)))
-
-    # ---------------------------------------------------------------------------------------------------- time, outputs
+            self._withdraw(base, answer.before)
 
     def _asked(self, now: float, asked: Asked) -> None:
         self._pend(asked.inquiry)
@@ -611,13 +447,15 @@ class Gatherer:
         for job in self._jobs.values():
             job.ended(now, ended.inquiry)
 
-    _HANDLERS: ClassVar[dict[type, Callable[[Gatherer, float, Any], None]]] = {
+    _HANDLERS: ClassVar[dict[type, Callable[[Gatherer, float, Any], object]]] = {
         Mapped: _mapped,
         Asked: _asked,
         Ended: _ended,
-        Relayed: _found_relayed,
-        RelayLost: _relay_lost,
+        Relayed: lambda self, now, relayed: self._relay_found(relayed),
+        RelayLost: lambda self, now, lost: self._lost(lost.link, lost.detail),
     }
+
+    # ---------------------------------------------------------------------------------------------------- time, outputs
 
     def _from_children(self) -> list[Any]:
         """Where they put what they have to say."""

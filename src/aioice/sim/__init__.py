@@ -13,7 +13,8 @@ from .names import Names
 from .nat import Behaviour, Nat, Ports
 from .network import Network
 from .node import Node
-from .servers import StunServer, TurnServer
+from .stun import StunServer
+from .turn import TurnServer
 from .world import World
 
 __all__ = [

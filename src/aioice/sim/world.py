@@ -12,7 +12,8 @@ from .names import Names
 from .nat import Nat
 from .network import Network
 from .node import Node
-from .servers import StunServer, TurnServer
+from .stun import StunServer
+from .turn import TurnServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
