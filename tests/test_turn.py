@@ -286,7 +286,7 @@ async def test_abort() -> None:
         transport.abort()
         transport.abort()
         transport.close()
-        transport._on_output(Done("late"))
+        transport._handle_output(Done("late"))
         assert await client.lost is None
         assert server.methods() == ["ALLOCATE"]
 

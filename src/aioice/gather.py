@@ -31,7 +31,6 @@ class Gathering(RunningAgent):
     """The part of a connection that gathers."""
 
     __slots__ = (
-        "_components",
         "_hide_host_addresses",
         "_local_candidates",
         "_gather_started",
@@ -41,7 +40,6 @@ class Gathering(RunningAgent):
         "_publication",
     )
 
-    _components: range
     _hide_host_addresses: bool
 
     def __init__(self, receive_buffer: int | None, send_buffer: int | None) -> None:
@@ -102,7 +100,7 @@ class Gathering(RunningAgent):
 
         :raises ConnectionError: when the connection is closed before.
         """
-        events, known = self._listeners.reader(), self.local_candidates
+        events, known = self._all_listeners().reader(), self.local_candidates
         if self._agent.gathering_ended:
             for candidate in known:
                 yield candidate
@@ -148,7 +146,8 @@ class Gathering(RunningAgent):
         self._read_attributes(driver.now())
         addresses = self._host_addresses()
         try:
-            gathering = [self._gather_component(component, addresses) for component in self._components]
+            components = range(1, self._agent.components + 1)
+            gathering = [self._gather_component(component, addresses) for component in components]
             if len(gathering) == 1:
                 await gathering[0]
             else:

@@ -262,7 +262,6 @@ class Connection(Gathering):
         self._use_ipv4 = use_ipv4
         self._use_ipv6 = use_ipv6
         self._transport_policy = transport_policy
-        self._components = range(1, components + 1)
         self._ssl_context = ssl_context
         self._ice_servers = ()
         if ice_servers:

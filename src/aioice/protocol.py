@@ -201,7 +201,9 @@ class StunProtocol(asyncio.DatagramProtocol):
         try:
             return await transaction.run()
         finally:
-            self.transactions = {k: other for k, other in self.transactions.items() if other is not transaction} or NOTHING
+            self.transactions = {
+                k: other for k, other in self.transactions.items() if other is not transaction
+            } or NOTHING
 
     def send_stun(self, message: stun.Message, addr: Address) -> None:
         self.transport.sendto(bytes(message), addr)

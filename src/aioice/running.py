@@ -55,7 +55,8 @@ class RunningAgent(DataPath):
         #: By the protocols that are gone.
         self._dropped: Mapping[str, int] = NOTHING
         self._state_waiters: tuple[asyncio.Future[None], ...] = ()
-        self._listeners = Listeners()
+        #: Made for the first who listens.
+        self._listeners: Listeners | None = None
 
     @staticmethod
     def _tunables() -> Tunables:
@@ -70,7 +71,7 @@ class RunningAgent(DataPath):
 
     async def get_event(self) -> ConnectionEvent | None:
         """Wait for :class:`ConnectionClosed`; None once that was told. See :meth:`events` for all that happens."""
-        return await self._listeners.get_event()
+        return await self._all_listeners().get_event()
 
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """All events from now on, in order, the last being :class:`ConnectionClosed`.
@@ -78,7 +79,12 @@ class RunningAgent(DataPath):
         :class:`LocalCandidate` as candidates are found, :class:`StateChanged`, :class:`SelectedPair`,
         :class:`ConsentExpired`. A reader that is more than 1024 behind loses the oldest.
         """
-        return self._listeners.reader()
+        return self._all_listeners().reader()
+
+    def _all_listeners(self) -> Listeners:
+        if self._listeners is None:
+            self._listeners = Listeners()
+        return self._listeners
 
     # ------------------------------------------------------------------------------------------------------ on the loop
 
@@ -93,7 +99,7 @@ class RunningAgent(DataPath):
                 credentials=self._fetch_credentials if self._ice_servers else None,
                 ports=self._ports,
             )
-            self._driver = Driver(self._agent, host, self._make_protocol, self._handle_output, self._tunables)
+            self._driver = Driver(self._agent, host, self)
         return self._driver
 
     def _do(self, verb: Any, *args: Any) -> None:
@@ -225,7 +231,7 @@ class RunningAgent(DataPath):
                     waiter.set_result(None)
         elif isinstance(event, ConnectionClosed):
             self._ended(event.reason, discard=False)
-        if isinstance(event, ConnectionEvent):
+        if self._listeners is not None and isinstance(event, ConnectionEvent):
             self._listeners.tell(event)
 
     _OUTPUT_HANDLERS: ClassVar[dict[type, Callable[[RunningAgent, Any], None]]] = {
@@ -248,7 +254,7 @@ class RunningAgent(DataPath):
         self._nominated.clear()
         self._close_unadopted()
         self._end_gathering()
-        self._listeners.tell(ConnectionClosed(reason))
+        self._all_listeners().tell(ConnectionClosed(reason))
 
 
 async def _resolve_mdns(name: str) -> tuple[str, ...]:

@@ -117,7 +117,7 @@ class TurnTransport(asyncio.DatagramTransport):
         self._receiver = protocol
         self._machine = _Machine(config)
         self._allocation = self._machine.allocation
-        self._driver = Driver(self._machine, host, self._make_link, self._on_output, _tunables)
+        self._driver = Driver(self._machine, host, self)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._watch: asyncio.Task[None] | None = None
@@ -202,7 +202,11 @@ class TurnTransport(asyncio.DatagramTransport):
             self.close()
             raise
 
-    def _make_link(self, link: int) -> asyncio.DatagramProtocol:
+    @staticmethod
+    def _tunables() -> Tunables:
+        return Tunables(retry_max=stun.RETRY_MAX, retry_rto=stun.RETRY_RTO)
+
+    def _make_protocol(self, link: int) -> asyncio.DatagramProtocol:
         if link in self._machine.relayed:
             return _RelayedEnd(self)
         protocol = _ServerLink(self, link)
@@ -218,7 +222,7 @@ class TurnTransport(asyncio.DatagramTransport):
     def _link_lost(self, link: int, exc: Exception | None) -> None:
         self._driver.lost(link, exc)
 
-    def _on_output(self, output: Output) -> None:
+    def _handle_output(self, output: Output) -> None:
         if isinstance(output, Deliver):
             self._receiver.datagram_received(output.data, output.peer)
         elif isinstance(output, Notify):
@@ -303,10 +307,6 @@ def _error(event: AllocationFailed) -> Exception:
     if event.reason is Reason.OTHER:
         return ConnectionError(event.detail)
     return _Unreachable(f"{event.reason}: {event.detail}" if event.detail else str(event.reason))
-
-
-def _tunables() -> Tunables:
-    return Tunables(retry_max=stun.RETRY_MAX, retry_rto=stun.RETRY_RTO)
 
 
 class _Machine:

@@ -11,6 +11,7 @@ from aioice.core.machine import (
     Output,
     Report,
     Transmit,
+    Tunables,
 )
 from aioice.net.driver import Driver
 from tests.net.support import Recorder
@@ -140,6 +141,20 @@ class Desk:
         return ("192.0.2.77",)
 
 
+class Owner:
+    """Of a driver, by functions."""
+
+    def __init__(
+        self,
+        make: Callable[[int], Any] = lambda link: Recorder(),
+        on_output: Callable[[Output], None] = lambda output: None,
+        tunables: Callable[[], Tunables | None] = lambda: None,
+    ) -> None:
+        self._make_protocol = make
+        self._handle_output = on_output
+        self._tunables = tunables
+
+
 class Bench:
     """A driver with its machine, and a host that does nothing real unless another is given."""
 
@@ -149,7 +164,7 @@ class Bench:
         self.made: dict[int, Recorder] = {}
         self.outputs: list[Output] = []
         self.on_output: Callable[[Output], None] = self.outputs.append
-        self.driver = Driver(self.machine, self.host, self.make, lambda output: self.on_output(output))
+        self.driver = Driver(self.machine, self.host, Owner(self.make, lambda output: self.on_output(output)))
 
     def make(self, link: int) -> Recorder:
         protocol = self.made[link] = Recorder()

@@ -37,7 +37,7 @@ from aioice.core.machine import (
 )
 from aioice.net.driver import Driver
 from aioice.net.relay import RelayTransport
-from tests.net.bench import PEER, Bench, Wire
+from tests.net.bench import PEER, Bench, Owner, Wire
 from tests.net.support import Recorder, turns, until
 
 CANDIDATE = Candidate.from_sdp("1 1 udp 2130706431 192.0.2.1 7 typ host")
@@ -85,7 +85,7 @@ async def test_a_fault_of_the_program_while_opening_is_told_to_both(output: Outp
         raise RuntimeError("factory")
 
     bench.make = broken
-    bench.driver = Driver(bench.machine, bench.host, broken, bench.outputs.append)
+    bench.driver = Driver(bench.machine, bench.host, Owner(broken, bench.outputs.append))
     bench.say(output)
     assert bench.machine.reports == [OpenFailed(3, Reason.OTHER, "factory")]
     assert [type(exc) for exc in heard] == [RuntimeError]
@@ -446,7 +446,7 @@ async def test_a_verb_that_raises_has_its_outputs_carried_out() -> None:
 async def test_tunables_reach_the_machine_when_they_changed() -> None:
     bench = Bench()
     current = Tunables()
-    driver = Driver(bench.machine, bench.host, bench.make, bench.outputs.append, lambda: current)
+    driver = Driver(bench.machine, bench.host, Owner(bench.make, bench.outputs.append, lambda: current))
     driver.do(bench.machine.say)
     driver.do(bench.machine.say)
     assert bench.machine.reports == [Tunables()]

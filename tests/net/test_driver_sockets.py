@@ -19,7 +19,7 @@ from aioice.core.machine import (
 )
 from aioice.net.driver import Driver
 from aioice.net.host import AsyncioHost
-from tests.net.bench import Bench
+from tests.net.bench import Bench, Owner
 from tests.net.support import NoReaders, Recorder, closed_port, turns, until
 
 Run = Callable[..., None]
@@ -47,7 +47,7 @@ def real() -> Bench:
         protocol = bench.made[link] = Tied(bench, link)
         return protocol
 
-    bench.driver = Driver(bench.machine, bench.host, make, bench.outputs.append)
+    bench.driver = Driver(bench.machine, bench.host, Owner(make, bench.outputs.append))
     return bench
 
 

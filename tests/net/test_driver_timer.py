@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from aioice.net.driver import Driver
-from tests.net.bench import Bench, Desk, Script
-from tests.net.support import Recorder, until
+from tests.net.bench import Bench, Desk, Owner, Script
+from tests.net.support import until
 
 Run = Callable[..., None]
 
@@ -45,7 +45,7 @@ class Clock:
 def timed() -> tuple[Driver, Script, Clock]:
     machine, clock = Script(), Clock()
     host: Any = Desk()
-    driver = Driver(machine, host, lambda link: Recorder(), lambda output: None)
+    driver = Driver(machine, host, Owner())
     loop: Any = clock
     driver.loop = loop
     return driver, machine, clock

@@ -12,7 +12,7 @@ import pytest
 from aioice.core.machine import Close, Connected, CredentialsFetched, FetchCredentials, OpenFailed, OpenStream, Reason
 from aioice.net.driver import Driver
 from aioice.net.host import AsyncioHost
-from tests.net.bench import PEER, Bench
+from tests.net.bench import PEER, Bench, Owner
 from tests.net.support import Recorder, turns, until
 
 Run = Callable[..., None]
@@ -37,7 +37,7 @@ class SilentServer:
 
 def bench_on(**options: Any) -> Bench:
     bench = Bench(AsyncioHost(asyncio.get_running_loop(), **options))
-    bench.driver = Driver(bench.machine, bench.host, lambda link: bench.made.setdefault(link, Recorder()), print)
+    bench.driver = Driver(bench.machine, bench.host, Owner(lambda link: bench.made.setdefault(link, Recorder())))
     return bench
 
 

@@ -109,7 +109,9 @@ class Requests:
 
     def __init__(self, tunables: Tunables) -> None:
         self.tunables = tunables
-        self.end_all()
+        #: None as most of the time.
+        self._pending: dict[bytes, Request] | None = None
+        self._timers: list[tuple[float, Request]] = []
 
     def __len__(self) -> int:
         return len(self._pending or ())
@@ -158,15 +160,14 @@ class Requests:
             return
         self._pending.pop(request.transaction_id, None)
         if not self._pending:
-            # As most of the time: nothing is kept, not even the room for the next.
             self.end_all()
         elif len(self._timers) > 2 * len(self._pending) + 16:
             self._timers = [entry for entry in self._timers if self._current(entry)]
             heapify(self._timers)
 
     def end_all(self) -> None:
-        self._pending: dict[bytes, Request] | None = None
-        self._timers: list[tuple[float, Request]] = []
+        self._pending = None
+        self._timers = []
 
     def all(self) -> list[Request]:
         return list((self._pending or {}).values())

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from aioice.core.machine import (
     Accept,
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
     from .host import Host
 
-    ProtocolFactory = Callable[[int], asyncio.DatagramProtocol]
-
 T = TypeVar("T")
 
 #: Seconds to the next look at a deadline that a wake-up came too early for: loops with millisecond timers round down.
@@ -61,13 +59,25 @@ CANCEL_TIME = 1.0
 TURNS_TO_END = 3
 
 
-class Driver:
-    """``on_output`` gets what the driver does not carry out itself: ``Accept``, ``Revoke``, ``Route``, ``Unroute`` and
-    ``Deliver`` in their order, ``Notify`` and ``Done`` last of all, when the timer is armed.
+class Owner(Protocol):
+    """For whom a machine is run: something public, of whose interface these are no part."""
 
-    Each link has a protocol, made by ``protocol_factory(link)``. It hands STUN to :meth:`receive`, tells
-    :meth:`unreachable` which peers cannot be reached and :meth:`lost` that its transport has ended.
-    """
+    def _make_protocol(self, link: int) -> asyncio.DatagramProtocol:
+        """What sits on the link's transport. It hands STUN to :meth:`Driver.receive`, tells :meth:`Driver.unreachable`
+        which peers cannot be reached and :meth:`Driver.lost` that its transport has ended.
+        """
+
+    def _handle_output(self, output: Output) -> None:
+        """What the driver does not carry out itself: ``Accept``, ``Revoke``, ``Route``, ``Unroute`` and ``Deliver`` in
+        their order, ``Notify`` and ``Done`` last of all, when the timer is armed.
+        """
+
+    def _tunables(self) -> Tunables | None:
+        """As they are now; None if the machine knows them."""
+
+
+class Driver:
+    """One machine on one host."""
 
     __slots__ = (
         "machine",
@@ -75,8 +85,7 @@ class Driver:
         "loop",
         "links",
         "relay_send",
-        "_protocol_factory",
-        "_on_output",
+        "_owner",
         "_opening",
         "_tasks",
         "_reports",
@@ -86,7 +95,6 @@ class Driver:
         "_pumping",
         "_settled",
         "_closed",
-        "_read_tunables",
         "_streams",
         "_when_idle",
         "_tunables",
@@ -94,14 +102,7 @@ class Driver:
         "__weakref__",
     )
 
-    def __init__(
-        self,
-        machine: Machine,
-        host: Host,
-        protocol_factory: ProtocolFactory,
-        on_output: Callable[[Output], None],
-        tunables: Callable[[], Tunables] | None = None,
-    ) -> None:
+    def __init__(self, machine: Machine, host: Host, owner: Owner) -> None:
         self.machine = machine
         self.host = host
         self.loop = asyncio.get_running_loop()
@@ -109,8 +110,7 @@ class Driver:
         self.links: dict[int, asyncio.DatagramTransport] = {}
         #: ``relay_send(now, link, peer, data)`` sends through a relayed address.
         self.relay_send: Callable[[float, int, Address, bytes], object] | None = None
-        self._protocol_factory = protocol_factory
-        self._on_output = on_output
+        self._owner = owner
         self._opening: tuple[tuple[int, asyncio.Task[asyncio.DatagramTransport]], ...] = ()
         self._tasks: tuple[asyncio.Task[Any], ...] = ()
         self._reports: tuple[Report, ...] = ()
@@ -122,7 +122,6 @@ class Driver:
         #: Whether the timer is armed by the machine's present deadline.
         self._settled = False
         self._closed = False
-        self._read_tunables = tunables
         #: Streams whose transport has not ended, also those that the machine has closed.
         self._streams: tuple[tuple[int, asyncio.DatagramTransport], ...] = ()
         self._when_idle: asyncio.Future[None] | None = None
@@ -145,7 +144,8 @@ class Driver:
 
     def _tune(self) -> None:
         """Programs change tunables at run time: the machine learns of it before it arms a timer by them."""
-        if self._read_tunables is not None and (current := self._read_tunables()) != self._tunables:
+        current = self._owner._tunables()
+        if current is not None and current is not self._tunables and current != self._tunables:
             self._tunables = current
             self.machine.handle_report(self.loop.time(), current)
 
@@ -326,7 +326,7 @@ class Driver:
     def _open_udp(self, output: OpenUdp) -> None:
         link = output.link
         try:
-            protocol = self._protocol_factory(link)
+            protocol = self._owner._make_protocol(link)
             opening = self.host.open_udp(protocol, output.host)
         except Exception as exc:
             self._open_failed(link, _bind_reason(exc), exc)
@@ -339,7 +339,7 @@ class Driver:
     def _open_stream(self, output: OpenStream) -> None:
         link = output.link
         try:
-            protocol = self._protocol_factory(link)
+            protocol = self._owner._make_protocol(link)
             opening = self.host.open_stream(_Watched(self, link, protocol), output.peer, output.server_name)
         except Exception as exc:
             self._open_failed(link, reason_of(exc), exc)
@@ -352,7 +352,7 @@ class Driver:
         link = output.link
         self.relay_send = getattr(self.machine, "relay", None)
         try:
-            protocol = self._protocol_factory(link)
+            protocol = self._owner._make_protocol(link)
             transport = RelayTransport(self, link, output.relayed, output.mapped, protocol)
             protocol.connection_made(transport)
         except Exception as exc:
@@ -471,7 +471,7 @@ class Driver:
 
     def _emit(self, output: Output) -> None:
         try:
-            self._on_output(output)
+            self._owner._handle_output(output)
         except Exception as exc:
             self._complain("exception in a receiver of outputs", exc)
 
