@@ -120,6 +120,9 @@ class Agent:
         #: What the children have to say, in its order.
         inner: list[Any] = []
         self._inner = inner
+        #: What the gatherer has found, by link.
+        bases: dict[int, Base] = {}
+        self._bases = bases
         self._gatherer = Gatherer(
             random,
             self.next_number,
@@ -129,6 +132,7 @@ class Agent:
             types=config.candidate_types,
             rewrites=config.address_rewrites,
             ta=config.ta,
+            bases=bases,
             outputs=inner,
         )
         self.set_servers(0.0, config.stun_server, config.turn_server)
@@ -137,7 +141,6 @@ class Agent:
             random, self._tunables, controlling=controlling, lite=config.lite, ta=config.ta, outputs=inner
         )
         self._sending = Sending(random, self._tunables, lite=config.lite, outputs=inner)
-        self._bases: dict[int, Base] = {}
         self._remotes = Remotes(config, self.next_number, self._bases, self._checker, self._sending, self._outputs)
         self._local_candidates: list[Candidate] = []
         #: Components that nobody has begun to gather for.
@@ -362,7 +365,6 @@ class Agent:
         self._checker.stop()
         self._sending.close()
         self._drain_children(now)
-        self._bases.clear()
         self._set_state(ConnectionState.CLOSED, reason)
         self._outputs.append(Notify(ConnectionClosed(reason)))
         self._gatherer.close(now)
@@ -444,7 +446,6 @@ class Agent:
         base, candidate = found
         types = self._config.candidate_types
         if candidate is base.shown:
-            self._bases[base.link] = base
             self._outputs.append(Notify(found))
         if types is None or candidate.type in types:
             self._local_candidates.append(candidate)
@@ -454,14 +455,13 @@ class Agent:
             self._changed = True
 
     def _base_lost(self, now: float, lost: BaseLost) -> None:
-        base = self._bases.pop(lost.link, None)
-        if base is None:
-            return
         self._local_candidates[:] = [c for c in self._local_candidates if c not in lost.candidates]
         self._outputs.append(Notify(lost))
         self._checker.base_lost(lost.link)
         self._accepting.base_lost(lost.link)
-        lost_pairs = [(g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base is base]
+        lost_pairs = [
+            (g, pair) for g in self._checker.generations for pair in g.checks.pairs if pair.base.link == lost.link
+        ]
         for generation, pair in lost_pairs:
             generation.checks.fail(pair, f"local socket lost: {lost.detail}")
         for generation, pair in lost_pairs:

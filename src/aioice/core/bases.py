@@ -41,12 +41,28 @@ class Withdrawn(Record):
 
 
 class Bases:
-    """The part of a gatherer that knows what has been found."""
+    """The part of a gatherer that knows what has been found; ``bases`` are those that it tells of, by their links."""
 
-    __slots__ = ("interfaces", "names", "_relay_only", "_types", "_rewrites", "_outputs", "_bases", "_told")
+    __slots__ = (
+        "interfaces",
+        "names",
+        "_relay_only",
+        "_types",
+        "_rewrites",
+        "_outputs",
+        "_bases",
+        "_silent",
+        "_told",
+    )
 
     def __init__(
-        self, outputs: list[Any], *, relay_only: bool, types: Collection[str] | None, rewrites: Sequence[AddressRewrite]
+        self,
+        bases: dict[int, Base],
+        outputs: list[Any],
+        *,
+        relay_only: bool,
+        types: Collection[str] | None,
+        rewrites: Sequence[AddressRewrite],
     ) -> None:
         #: Names of interfaces by address, for rewrites that are for one of them.
         self.interfaces: Mapping[str, str] = NOTHING
@@ -57,7 +73,9 @@ class Bases:
         self._types = types
         self._rewrites = rewrites
         self._outputs = outputs
-        self._bases: dict[int, Base] = {}
+        self._bases = bases
+        #: Those of which there is nothing to tell yet.
+        self._silent: Mapping[int, Base] = NOTHING
         #: All but the bases' own: a base, and what is reflected from it or added to it.
         self._told: tuple[tuple[Base, Candidate], ...] = ()
 
@@ -68,19 +86,30 @@ class Bases:
     def _wants(self, kind: str) -> bool:
         return self._types is None or kind in self._types
 
-    def _host_found(self, component: int, link: int, local: Address, preference: int) -> None:
+    def _host_found(self, component: int, link: int, local: Address, preference: int) -> Base:
         replacement, additions = self._rewritten(local[0])
         name = self.names.get(local[0])
         at = (replacement or local[0], local[1])
         candidate = _candidate("host", component, preference, at, name or local[0])
         # What a program tells in place of an address hides it already.
         shown = candidate if name is None or replacement is not None else hidden(candidate, name)
-        base = self._bases[link] = Base(link, candidate, preference, shown)
+        base = Base(link, candidate, preference, shown)
         if self._wants("host"):
-            self._outputs.append(Found(base, base.shown))
+            self._tell(base)
+        else:
+            self._silent = {**self._silent, link: base}
         for host in additions:
             # A 1:1 NAT keeps the port.
             self._reflexive_found(base, (host, local[1]), host)
+        return base
+
+    def _tell(self, base: Base) -> None:
+        self._bases[base.link] = base
+        self._outputs.append(Found(base, base.shown))
+
+    @property
+    def _all_bases(self) -> list[Base]:
+        return [*self._bases.values(), *self._silent.values()]
 
     def _rewritten(self, host: str) -> tuple[str | None, list[str]]:
         if not self._rewrites:
@@ -102,8 +131,9 @@ class Bases:
         if not self._wants("host"):
             # The base shows itself for the first time, but not its address.
             related = no_address(host.host)
-            if not beside:
-                self._outputs.append(Found(base, base.shown))
+            if base.link in self._silent:
+                self._silent = {link: other for link, other in self._silent.items() if other is not base}
+                self._tell(base)
         # Two servers may see two addresses of one base.
         preference = _free_preference("srflx", host.component, base.preference, [c for _, c in self._told])
         candidate = _candidate("srflx", host.component, preference, mapped, base.shown.host, related, server)
@@ -120,9 +150,8 @@ class Bases:
         others = [base.candidate for base in self._bases.values()]
         preference = _free_preference("relay", component, 0xFFFF - (relayed.rank << 8), others)
         candidate = _candidate("relay", component, preference, relayed.relayed, relayed.relayed[0], related)
-        base = self._bases[relayed.relay_link] = Base(relayed.relay_link, candidate, preference)
         relayed.inquiry.candidates += (candidate,)
-        self._outputs.append(Found(base, candidate))
+        self._tell(Base(relayed.relay_link, candidate, preference))
 
     def _withdraw(self, base: Base, address: Address) -> None:
         for told in self._told:
@@ -133,6 +162,9 @@ class Bases:
 
     def _lost(self, link: int, why: str) -> bool:
         """A base ends, if there is one, and all that was told of it."""
+        if link in self._silent:
+            self._silent = {other: base for other, base in self._silent.items() if other != link}
+            return True
         base = self._bases.pop(link, None)
         if base is None:
             return False

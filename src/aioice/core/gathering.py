@@ -101,9 +101,11 @@ class Gatherer(Bases):
         types: Collection[str] | None = None,
         rewrites: Sequence[AddressRewrite] = (),
         ta: float = TA,
+        bases: dict[int, Base] | None = None,
         outputs: list[Any] | None = None,
     ) -> None:
-        super().__init__([] if outputs is None else outputs, relay_only=relay_only, types=types, rewrites=rewrites)
+        bases, outputs = ({} if bases is None else bases), ([] if outputs is None else outputs)
+        super().__init__(bases, outputs, relay_only=relay_only, types=types, rewrites=rewrites)
         #: Whom :meth:`gather` asks.
         self.servers: Sequence[StunServer | TurnServer] = ()
         self._random = random
@@ -187,10 +189,11 @@ class Gatherer(Bases):
                 self._outputs.append(Close(link))
             job.opening.clear()
             job.pending.clear()
-        for link in self._bases:
+        for link in (*self._bases, *self._silent):
             if self._relays is None or not self._relays.owns(link):
                 self._outputs.append(Close(link))
         self._bases.clear()
+        self._silent = NOTHING
         self._told = ()
         if self._reflexive is not None:
             self._reflexive.close()
@@ -280,7 +283,7 @@ class Gatherer(Bases):
     def _ask_stun(self, now: float, job: Job, server: StunServer, addresses: tuple[str, ...]) -> None:
         """The server's addresses are known: all bases ask, and those that open later will."""
         job.stun.append((server, addresses))
-        for base in list(self._bases.values()):
+        for base in self._all_bases:
             if base.candidate.type == "host" and base.candidate.component == job.component:
                 self._ask_from(now, job, base, server, addresses)
 
@@ -353,7 +356,7 @@ class Gatherer(Bases):
         if self._relays is not None and self._relays.owns(link):
             self._relays.handle_datagram(now, link, peer, data)
             self._settle(now)
-        elif link in self._bases:
+        elif link in self._bases or link in self._silent:
             try:
                 message = parse_message(data)
             except ValueError:
@@ -415,15 +418,16 @@ class Gatherer(Bases):
     def _opened(self, now: float, report: Opened | OpenFailed) -> None:
         job = next((job for job in self._jobs.values() if report.link in job.opening), None)
         if job is None:
-            if isinstance(report, Opened) and report.link not in self._bases:
+            known = report.link in self._bases or report.link in self._silent
+            if isinstance(report, Opened) and not known:
                 self._outputs.append(Close(report.link))
             return
         host = job.opening.pop(report.link)
         if isinstance(report, OpenFailed):
             return
-        self._host_found(job.component, report.link, report.local, job.preferences[host])
+        base = self._host_found(job.component, report.link, report.local, job.preferences[host])
         for server, addresses in job.stun:
-            self._ask_from(now, job, self._bases[report.link], server, addresses)
+            self._ask_from(now, job, base, server, addresses)
 
     # ----------------------------------------------------------------------------------------------------- the children
 
