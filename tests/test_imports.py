@@ -58,6 +58,7 @@ CORE_RANKS = {
     "waiting": 2,
     "reflexive": 4,
     "relays": 4,
+    "seats": 2,
     "sending": 5,
     "remotes": 5,
     "agent": 6,
