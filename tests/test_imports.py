@@ -54,6 +54,7 @@ CORE_RANKS = {
     "generation": 4,
     "accepting": 5,
     "gathering": 5,
+    "grants": 2,
     "hiding": 3,
     "waiting": 2,
     "reflexive": 4,
