@@ -428,7 +428,7 @@ async def test_expired_consent_discards_what_waits_and_a_restart_does_not() -> N
     for number in range(10):
         await a.send(b"%d" % number)
     # As the agent says it when consent has expired.
-    a._unroute(Unroute(1))
+    a._handle_output(Unroute(1))
     await a.close()
     await until(lambda: b._queue._items)
     await turns()
@@ -492,7 +492,7 @@ async def test_who_waits_for_room_learns_of_the_end(end: str) -> None:
     if end == "close":
         await a.close()
     else:
-        a._unroute(Unroute(1))
+        a._handle_output(Unroute(1))
     with pytest.raises(ConnectionError, match="not connected"):
         await asyncio.wait_for(sending, PATIENCE)
     unblock(transport)

@@ -15,7 +15,7 @@ import pytest
 
 from aioice import stun, turn
 from aioice.core import allocation
-from aioice.core.allocation import MAX_DATA
+from aioice.core.demux import MAX_DATA
 from aioice.core.machine import Done
 from aioice.net.host import AsyncioHost
 

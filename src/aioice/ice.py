@@ -533,18 +533,12 @@ class Connection(Gathering):
 
         :raises ValueError: when there are no candidates with these foundations, or the two cannot be a pair.
         """
-        protocol = next(
-            (
-                protocol
-                for protocol in self._protocols
-                if protocol.local_candidate.component == component
-                and protocol.local_candidate.foundation == local_foundation
-            ),
-            None,
-        )
-        remotes = [
-            c for c in self._agent.remote_candidates if c.component == component and c.foundation == remote_foundation
-        ]
+
+        def fits(candidate: Candidate, foundation: str) -> bool:
+            return candidate.component == component and candidate.foundation == foundation
+
+        protocol = next((p for p in self._protocols if fits(p.local_candidate, local_foundation)), None)
+        remotes = [c for c in self._agent.remote_candidates if fits(c, remote_foundation)]
         if protocol is None or not remotes:
             side = "local" if protocol is None else "remote"
             raise ValueError(f"Component {component} has no {side} candidate with this foundation")

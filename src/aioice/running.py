@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from .core.events import ConnectionClosed, ConnectionEvent, StateChanged
 from .core.machine import Accept, Deliver, Done, Notify, Revoke, Route, Unroute
@@ -20,7 +20,7 @@ from .protocol import ServerProtocol, StunProtocol
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from .core.agent import Agent
     from .core.machine import Address, Output, Tunables
@@ -181,43 +181,28 @@ class RunningAgent(DataPath):
     # --------------------------------------------------------------------------------------------- what the agent tells
 
     def _handle_output(self, output: Output) -> None:
-        handler = self._OUTPUT_HANDLERS.get(type(output))
-        if handler is not None:
-            handler(self, output)
+        if isinstance(output, Deliver | Accept | Revoke | Route):
+            protocol = self._protocol_of(output.link)
+            if protocol is None:
+                return
+            if isinstance(output, Deliver):
+                protocol.datagram_received(output.data, output.peer)
+            elif isinstance(output, Accept):
+                protocol.accepted[output.peer] = output.component
+            elif isinstance(output, Revoke):
+                protocol.accepted.pop(output.peer, None)
+            else:
+                self._use(output.component, protocol, output.remote)
+        elif isinstance(output, Unroute):
+            self._stop_using(output.component)
+        elif isinstance(output, Notify):
+            self._told(output.event)
+        elif isinstance(output, Done) and self._driver is not None:
+            self._driver.close()
 
     def _protocol_of(self, link: int) -> StunProtocol | None:
         protocol = self._driver.protocol(link) if self._driver is not None else None
         return protocol if isinstance(protocol, StunProtocol) else None
-
-    def _route(self, route: Route) -> None:
-        protocol = self._protocol_of(route.link)
-        if protocol is not None:
-            self._use(route.component, protocol, route.remote)
-
-    def _unroute(self, unroute: Unroute) -> None:
-        self._stop_using(unroute.component)
-
-    def _accept(self, accept: Accept) -> None:
-        protocol = self._protocol_of(accept.link)
-        if protocol is not None:
-            protocol.accepted[accept.peer] = accept.component
-
-    def _revoke(self, revoke: Revoke) -> None:
-        protocol = self._protocol_of(revoke.link)
-        if protocol is not None:
-            protocol.accepted.pop(revoke.peer, None)
-
-    def _deliver(self, deliver: Deliver) -> None:
-        protocol = self._protocol_of(deliver.link)
-        if protocol is not None:
-            protocol.datagram_received(deliver.data, deliver.peer)
-
-    def _done(self, done: Done) -> None:
-        if self._driver is not None:
-            self._driver.close()
-
-    def _notify(self, notify: Notify) -> None:
-        self._told(notify.event)
 
     def _told(self, event: object) -> None:
         """Something has happened that others may want to know."""
@@ -233,16 +218,6 @@ class RunningAgent(DataPath):
             self._ended(event.reason, discard=False)
         if self._listeners is not None and isinstance(event, ConnectionEvent):
             self._listeners.tell(event)
-
-    _OUTPUT_HANDLERS: ClassVar[dict[type, Callable[[RunningAgent, Any], None]]] = {
-        Route: _route,
-        Unroute: _unroute,
-        Accept: _accept,
-        Revoke: _revoke,
-        Deliver: _deliver,
-        Notify: _notify,
-        Done: _done,
-    }
 
     def _ended(self, reason: str, *, discard: bool) -> None:
         """The agent has closed: by :meth:`close`, or because the connection was lost."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import stun
 from .core.address import canonical_host
 from .core.allocation import (
-    UDP_TRANSPORT,
     Allocated,
     Allocation,
     AllocationConfig,
@@ -24,6 +23,7 @@ from .core.allocation import (
 )
 from .core.credentials import make_integrity_key
 from .core.demux import is_channel_data
+from .core.grants import UDP_TRANSPORT
 from .core.machine import Deliver, Done, Notify, OpenRelay, Reason, Tunables
 from .net.driver import Driver
 from .net.host import AsyncioHost

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from aioice.core.allocation import (
-    FAMILIES,
     Allocated,
     AllocationFailed,
     AllocationLost,
@@ -15,6 +14,7 @@ from aioice.core.allocation import (
     Permitted,
     State,
 )
+from aioice.core.grants import FAMILIES
 from aioice.core.machine import Address, ChannelUnbound, Close, Deliver, Done, OpenRelay
 from aioice.core.message import Class, Message, Method
 from aioice.core.peers import BATCH

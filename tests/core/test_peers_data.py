@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aioice.core.allocation import MAX_DATA
+from aioice.core.demux import MAX_DATA
 from aioice.core.machine import Address, Deliver, Reason
 from aioice.core.message import Class, Message, Method
 from aioice.core.peers import MAX_ADDRESSES, MAX_HOSTS, MAX_WAITING, PeerUnreachable, Permitted

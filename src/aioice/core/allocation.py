@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .credentials import LongTermCredentials
 from .deadlines import Deadlines
 from .demux import MAX_DATA, is_channel_data, pad
+from .grants import FAMILIES, granted, wishes
 from .lifetime import Relay
 from .machine import (
     ChannelBound,
@@ -45,7 +46,6 @@ from .peers import (
     Suspect,
 )
 from .transactions import CREDENTIALS_TIME, Answered, Refused, Sent, Silent, Transactions, WantCredentials
-from .turn_errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from .transactions import Exchange
 
 __all__ = [
-    "MAX_DATA",
-    "UDP_TRANSPORT",
     "Allocated",
     "Allocation",
     "AllocationConfig",
@@ -67,13 +65,8 @@ __all__ = [
     "Permitted",
     "State",
     "WantCredentials",
-    "describe",
 ]
 
-#: RFC 8656 §18.8: UDP, in the first of four bytes.
-UDP_TRANSPORT = 0x11000000
-#: RFC 8656 §18.6, likewise.
-FAMILIES = {4: 0x01000000, 6: 0x02000000}
 #: RFC 8445 §11: silence towards a UDP server that a NAT may take for the end.
 KEEPALIVE = 15
 #: A deletion is waited for this long.
@@ -281,8 +274,7 @@ class Allocation:
         before, self._state = self._state, State.CLOSING
         self._transactions.close()
         if before is State.READY:
-            for relay in self._relays.values():
-                self._outputs.append(Close(relay.link))
+            self._outputs += [Close(relay.link) for relay in self._relays.values()]
             self._transactions.end_all()
             self._forget()
             self._delete(now)
@@ -487,55 +479,29 @@ class Allocation:
     # ----------------------------------------------------------------------------------------------------- allocating
 
     def _allocate(self, now: float) -> None:
-        attributes = {"LIFETIME": self._config.lifetime, "REQUESTED-TRANSPORT": UDP_TRANSPORT}
-        optional = ["LIFETIME"]
-        if len(self._families) == 2:
-            for name in ("ADDITIONAL-ADDRESS-FAMILY", "DRAFT-ADDITIONAL-ADDRESS-FAMILY"):
-                attributes[name] = FAMILIES[6]
-                optional.append(name)
-        elif self._families:
-            attributes["REQUESTED-ADDRESS-FAMILY"] = FAMILIES[self._families[0]]
-            if self._families == (4,):
-                # What a server gives that does not know of families.
-                optional.append("REQUESTED-ADDRESS-FAMILY")
-        self._transactions.ask(now, Method.ALLOCATE, attributes, None, tuple(optional))
+        attributes, optional = wishes(self._config.lifetime, self._families)
+        self._transactions.ask(now, Method.ALLOCATE, attributes, None, optional)
         self._conclude(now)
 
     def _allocated(self, now: float, message: Message, started: float) -> None:
-        attributes = message.attributes
-        for name in ("LIFETIME", "XOR-MAPPED-ADDRESS", "XOR-RELAYED-ADDRESS"):
-            if name not in attributes:
-                self._delete(now)
-                self._fail(Reason.OTHER, 0, f"TURN allocation response is missing {name}")
-                return
-        if not attributes["LIFETIME"]:
+        grant = granted(message, self._families)
+        if isinstance(grant, str):
+            self._delete(now)
+            self._fail(Reason.OTHER, 0, grant)
+            return
+        if not grant.lifetime:
             self._fail(Reason.OTHER, 0, "the server grants no lifetime")
             return
-        relayed: dict[int, Address] = {}
-        for address in message.values("XOR-RELAYED-ADDRESS"):
-            family = 6 if ":" in address[0] else 4
-            # coturn gives 0.0.0.0 and port 0 for what it does not have.
-            if address[1] and (not self._families or family in self._families):
-                relayed.setdefault(family, address)
-        if not relayed:
-            # RFC 8656 §7.3
-            self._delete(now)
-            self._fail(Reason.OTHER, 0, "the server gives no address of the families that were asked for")
-            return
         self._state = State.READY
-        for family, address in sorted(relayed.items()):
+        for family, address in sorted(grant.relayed.items()):
             relay = self._relays[family] = Relay(self._next_link(), family)
-            relay.renewed(now, attributes["LIFETIME"], started)
-            self._outputs.append(OpenRelay(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
-            self._outputs.append(Allocated(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
-        self._dual = len(relayed) > 1
+            relay.renewed(now, grant.lifetime, started)
+            self._outputs.append(OpenRelay(relay.link, address, grant.mapped))
+            self._outputs.append(Allocated(relay.link, address, grant.mapped))
+        self._dual = len(grant.relayed) > 1
         links = {family: relay.link for family, relay in self._relays.items()}
         self._peers = Peers(now, links, self._config.channel_refresh_time, self._deadlines)
-        errors = message.values("ADDRESS-ERROR-CODE") + message.values("DRAFT-ADDRESS-ERROR-CODE")
-        reasons = {_family(value[0]): value[1] for value in errors}
-        for family in self._families:
-            if family not in relayed:
-                self._outputs.append(FamilyMissing(family, reasons.get(family, 0)))
+        self._outputs += [FamilyMissing(family, code) for family, code in grant.missing.items()]
         if self._keepalive and not self._stream:
             self._quiet_at = now + self._keepalive
 
@@ -585,8 +551,7 @@ class Allocation:
 
     def _lost(self, relay: Relay, detail: str, code: int = 0, response: Message | None = None) -> None:
         del self._relays[relay.family]
-        self._outputs.append(AllocationLost(relay.link, detail, code, response))
-        self._outputs.append(Close(relay.link))
+        self._outputs += (AllocationLost(relay.link, detail, code, response), Close(relay.link))
         if not self._relays:
             self._finish(detail)
         else:
@@ -633,7 +598,3 @@ class Allocation:
 
 #: Requests of the allocation itself: their subject is no peer's.
 _OWN = (Method.ALLOCATE, Method.REFRESH)
-
-
-def _family(code: int) -> int:
-    return 6 if code == 2 else 4

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .address import canonical_host
-from .bases import Bases
+from .bases import Bases, Found
 from .candidate import local_preferences
 from .hiding import shown_report
 from .machine import (
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .relays import Relays
     from .rewrites import AddressRewrite
 
-__all__ = ["Gathered", "Gatherer", "RelayRefused", "StunServer", "TurnServer"]
+__all__ = ["Found", "Gathered", "Gatherer", "RelayRefused", "StunServer", "TurnServer"]
 
 #: Seconds between two transactions with servers (RFC 8445 §14.2).
 TA = 0.005
