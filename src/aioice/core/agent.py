@@ -53,7 +53,7 @@ class AgentConfig(Record):
     turn_server: TurnServer | None = None
     #: Further servers to ask.
     servers: tuple[StunServer | TurnServer, ...] = ()
-    #: Address families of relays, the most wanted first.
+    #: Address families of relays, the most wanted first; without one there are none.
     relay_families: tuple[int, ...] = (4, 6)
     relay_only: bool = False
     #: The types of local candidates that are offered; all if None.
