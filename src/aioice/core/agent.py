@@ -252,7 +252,7 @@ class Agent:
 
         Whoever runs the agent answers for the names.
         """
-        self._gatherer.names = names
+        self._gatherer.names = dict(names)  # the caller's may change later, unseen by a trace
 
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
@@ -277,7 +277,7 @@ class Agent:
 
     def set_interfaces(self, now: float, interfaces: Mapping[str, str]) -> None:
         """The names of the interfaces by their addresses, for the rewrites that are for one."""
-        self._gatherer.interfaces = interfaces
+        self._gatherer.interfaces = dict(interfaces)
 
     def set_local_credentials(self, now: float, username: str, password: str) -> None:
         if (username, password) != (self._generation.local_username, self._generation.local_password):
