@@ -573,7 +573,7 @@ class Agent:
             again = generation.selection.pair_of(pair.component)
             lost_relay = pair.base.candidate.type == "relay" and pair.base.link not in self._bases
             if again is None and lost_relay and generation is self._generation:
-                # Whoever closes a socket of ours means to end the session, and a lost one was its address.
+                # Whoever closes a host's socket means to end the session, and a lost one was its address.
                 self._look_for_others(generation, pair)
             if again is not None:
                 self._send_on(now, generation, again)

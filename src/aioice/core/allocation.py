@@ -274,6 +274,20 @@ class Allocation:
                 self._refresh(now, relay)
         self._conclude(now)
 
+    def release(self, now: float, link: int) -> None:
+        """Nobody wants the relayed address behind ``link`` any more: delete it, and with the last one all."""
+        relay = next((relay for relay in self._relays.values() if relay.link == link), None)
+        if relay is None:
+            return
+        if len(self._relays) == 1:
+            self.close(now)
+            return
+        self._drop(relay)
+        # RFC 8656 §8.1
+        family = {"LIFETIME": 0, "REQUESTED-ADDRESS-FAMILY": FAMILIES[relay.family]}
+        self._transactions.ask(now, Method.REFRESH, family, relay)
+        self._conclude(now)
+
     def close(self, now: float) -> None:
         """Delete the allocation; the link is closed when that is answered or a second has passed."""
         if self._state in (State.CLOSING, State.DONE):
@@ -584,13 +598,15 @@ class Allocation:
             self._all_lost(detail, code, message)
 
     def _lost(self, relay: Relay, detail: str, code: int = 0, response: Message | None = None) -> None:
-        del self._relays[relay.family]
         self._outputs.append(AllocationLost(relay.link, detail, code, response))
-        self._outputs.append(Close(relay.link))
+        self._drop(relay)
         if not self._relays:
             self._finish(detail)
-        else:
-            assert self._peers is not None
+
+    def _drop(self, relay: Relay) -> None:
+        del self._relays[relay.family]
+        self._outputs.append(Close(relay.link))
+        if self._relays and self._peers is not None:
             self._peers.drop(relay.family)
 
     def _all_lost(self, detail: str, code: int = 0, response: Message | None = None) -> None:
