@@ -20,7 +20,20 @@ from aioice.core.machine import Unroute
 from aioice.net import linux, sender
 from tests.net.support import NoReaders
 
-from .peers import HOST, PATIENCE, check_data, close, connect, gather, pair, signal, turns, until, use_hosts
+from .peers import (
+    HOST,
+    PATIENCE,
+    check_data,
+    close,
+    connect,
+    gather,
+    host_candidate,
+    pair,
+    signal,
+    turns,
+    until,
+    use_hosts,
+)
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -434,6 +447,30 @@ async def test_expired_consent_discards_what_waits_and_a_restart_does_not() -> N
     await turns()
     assert len(b._queue._items or ()) < 10
     await b.close()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_what_waits_when_the_pair_changes(silent: bool) -> None:
+    """RFC 7675 §5.1: it leaves on the old pair, unless that one's consent is in doubt."""
+    a, b = pair()
+    await connect(a, b)
+    await until(lambda: a.state == b.state == "completed")
+    use = a._nominated[1]
+    transport: Any = use.protocol.transport
+    block(transport)
+    await a.send(b"old")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, 0))
+        if silent:
+            a._unroute(Unroute(1))
+        a._use(1, use.protocol, host_candidate(*other.getsockname()))
+        await a.send(b"new")
+        unblock(transport)
+        await until(lambda: not transport.get_write_buffer_size())
+        assert other.recv(100) == b"new"
+    await turns()
+    assert b._queue.pop() == (None if silent else b"old")
+    await close(a, b)
 
 
 @pytest.mark.parametrize("data", [bytearray(b"data"), memoryview(b"xdata")[1:], array.array("I", [1, 2])])

@@ -131,7 +131,7 @@ class Route(Record):
 
 
 class Unroute(Record):
-    """Nothing of ``component`` may be sent any more."""
+    """Nothing of ``component`` may be sent any more, nor what waits to be sent."""
 
     component: int
 
