@@ -17,7 +17,9 @@ import uvloop
 
 from aioice import Connection, ice
 from aioice.core.machine import Unroute
+from aioice.core.message import Method
 from aioice.net import linux, sender
+from aioice.testing import Here
 from tests.net.support import NoReaders
 
 from .peers import (
@@ -549,6 +551,31 @@ async def test_drops_on_the_way_out_are_counted() -> None:
     await check_data(a, b)
     await close(a, b)
     assert a.dropped["send queue full"] == 40 - sender.QUEUE_BYTES // 60000
+
+
+async def test_send_waits_on_a_relay_without_a_channel() -> None:
+    """Data leaves through the machine then, over the same socket to the server."""
+    async with Here() as here:
+        server = here.turn_server({"user": "password"})
+        server.silence(Method.CHANNEL_BIND)
+        turn = {"turn_server": server.address, "turn_username": "user", "turn_password": "password"}
+        a = Connection(True, send_buffer=1000, candidate_types={"relay"}, **turn)  # type: ignore[arg-type]
+        b = Connection(False)
+        await connect(a, b)
+        links = a._driver.links if a._driver is not None else {}
+        (transport,) = [transport for link, transport in links.items() if a._agent.is_server_link(link)]
+        block(transport)
+        sent = 0
+        while sent < 100 and a.send_nowait(bytes(100)):
+            sent += 1
+        assert 1 < sent < 1000 // 100
+        sending = asyncio.ensure_future(a.send(b"waits"))
+        await turns()
+        assert not sending.done()
+        unblock(transport)
+        await asyncio.wait_for(sending, PATIENCE)
+        assert [await asyncio.wait_for(b.recv(), PATIENCE) for _ in range(sent + 1)] == [bytes(100)] * sent + [b"waits"]
+        await close(a, b)
 
 
 def block(transport: Any) -> None:

@@ -45,7 +45,7 @@ class TestRelay:
         assert relay.priority == (65535 << 8) + 255
         assert relay.foundation == candidate_foundation("relay", "udp", RELAYED[0])
         (opened,) = scene.take(OpenRelay)
-        assert opened == OpenRelay(3, RELAYED, MAPPED)
+        assert opened == OpenRelay(3, RELAYED, MAPPED, 1)
         found = next(found for found in scene.take(Found) if found.candidate is relay)
         assert found.base.link == 3 and found.base.candidate is relay
         assert scene.ends == [(1, 0.0)]

@@ -540,7 +540,7 @@ class Allocation:
         for family, address in sorted(relayed.items()):
             relay = self._relays[family] = Relay(self._next_link(), family)
             relay.renewed(now, attributes["LIFETIME"], started)
-            self._outputs.append(OpenRelay(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
+            self._outputs.append(OpenRelay(relay.link, address, attributes["XOR-MAPPED-ADDRESS"], self._link))
             self._outputs.append(Allocated(relay.link, address, attributes["XOR-MAPPED-ADDRESS"]))
         self._dual = len(relayed) > 1
         links = {family: relay.link for family, relay in self._relays.items()}
