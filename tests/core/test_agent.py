@@ -352,6 +352,27 @@ class TestConnecting:
         scene.hear(role=CONTROLLING, USE_CANDIDATE=None)
         assert scene.kinds(before) == []
 
+    def test_a_lite_agent_of_several_components(self) -> None:
+        """RFC 8445 §12.1.1: it sends nothing before each component has a pair; after a restart, on the old ones."""
+        scene = Scene(lite=True, components=2).ready(components=(1, 2))
+        one, two = sorted(scene.open)
+        for _ in range(2):
+            before = len(scene.take(Route))
+            scene.hear(role=CONTROLLING, link=one, USE_CANDIDATE=None)
+            assert len(scene.take(Route)) == before and scene.agent.state is CHECKING
+            scene.hear(role=CONTROLLING, link=two, USE_CANDIDATE=None)
+            assert sorted(route.component for route in scene.take(Route)[before:]) == [1, 2]
+            assert scene.agent.state is COMPLETED
+            scene.restart().add(peer_candidate()).add(peer_candidate(2)).add(None).connect()
+        assert scene.take(Unroute) == []
+
+    def test_a_lite_agent_whose_peer_has_fewer_components(self) -> None:
+        scene = Scene(lite=True, components=2).gather().gather(component=2).add(peer_candidate()).connect()
+        scene.hear(role=CONTROLLING, USE_CANDIDATE=None)
+        assert scene.take(Route) == []
+        scene.add(None)
+        assert [route.component for route in scene.take(Route)] == [1] and scene.agent.state is COMPLETED
+
     def test_a_lite_agent_does_not_lose_patience(self) -> None:
         # RFC 8863 §4 speaks of those who check.
         for scene in (Scene(lite=True, patience=1.0).ready(), Scene(lite=True, patience=1.0).gather().connect()):

@@ -597,9 +597,17 @@ class Agent:
     # ---------------------------------------------------------------------------------------------- sending and consent
 
     def _send_on(self, now: float, generation: Generation, pair: Pair) -> None:
+        if self._config.lite and not generation.complete:
+            return  # RFC 8445 §12.1.1: all components begin together, in :meth:`_begin_to_send`
         use = self._sending.use_of(pair.component)
         if use is None or generation is self._generation or use.generation is not self._generation:
             self._sending.use(now, generation, pair)  # else the old generation has been replaced already
+
+    def _begin_to_send(self, now: float, generation: Generation) -> None:
+        for pair in generation.selection.pairs:
+            use = self._sending.use_of(pair.component)
+            if use is None or use.generation is not generation:
+                self._send_on(now, generation, pair)
 
     def _sending_ended(self, now: float, ended: SendingEnded) -> None:
         """The end of the connection, unless a restart is under way and may still succeed."""
@@ -651,6 +659,8 @@ class Agent:
             self._hurry_nominations(generation)
         if generation.connected:
             complete = generation.complete
+            if complete and self._config.lite:
+                self._begin_to_send(now, generation)
             if generation.connected_at is None:
                 generation.connected_at = now
             self._gatherer.keep(now, not complete)
