@@ -465,6 +465,19 @@ class TestFamilies:
         assert later and not any("ADDITIONAL-ADDRESS-FAMILY" in attributes for attributes in later)
         assert relays(scene) == [RELAYED[0], RELAYED[0]]
 
+    @pytest.mark.parametrize(("code", "after"), [(440, False), (508, True)])
+    def test_a_family_that_the_server_has_no_room_for(self, code: int, after: bool) -> None:
+        """RFC 8656 §7.4: unlike one that it lacks, it is asked for again after a minute."""
+        scene = Scene(None, TURN_SERVER, families=(4, 6))
+        more = {"ADDRESS-ERROR-CODE": (2, code, "")}
+        scene.turns[TURN] = lambda request, refuse: turn_answer(request, refuse, RELAYED, more=more)
+        asked = []
+        for component, wait in enumerate((0.0, 59.0, 1.0), 1):
+            scene.run(wait).gather(component=component)
+            allocate = parse_message(scene.asked(Method.ALLOCATE)[-1].data)
+            asked.append("ADDITIONAL-ADDRESS-FAMILY" in allocate.attributes)
+        assert asked == [True, False, after]
+
     def test_one_of_the_two_is_lost(self) -> None:
         scene = Scene(None, TURN_SERVER, families=(4, 6))
         scene.turns[TURN] = self.old
