@@ -83,6 +83,20 @@ async def test_the_higher_pacing_counts(ours: float, theirs: float, used: float)
     await connection.close()
 
 
+@pytest.mark.parametrize("name", ["ta", "remote_ta", "nomination_patience", "relay_patience", "patience"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_times_that_cannot_be(name: str, value: float) -> None:
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"^{name} must be seconds, .*, not {value}$"):
+        Connection(ice_controlling=True, **arguments)
+
+
+def test_no_time_between_checks() -> None:
+    with pytest.raises(ValueError, match="ta must be seconds, more than 0"):
+        Connection(ice_controlling=True, ta=0.0)
+    Connection(ice_controlling=True, remote_ta=0, nomination_patience=0, relay_patience=0, patience=0)
+
+
 async def test_connect_twice_at_once() -> None:
     a, b = pair()
     await gather(a, b)

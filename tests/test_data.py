@@ -17,10 +17,25 @@ import uvloop
 
 from aioice import Connection, ice
 from aioice.core.machine import Unroute
+from aioice.core.message import Method
 from aioice.net import linux, sender
+from aioice.testing import Here
 from tests.net.support import NoReaders
 
-from .peers import HOST, PATIENCE, check_data, close, connect, gather, pair, signal, turns, until, use_hosts
+from .peers import (
+    HOST,
+    PATIENCE,
+    check_data,
+    close,
+    connect,
+    gather,
+    host_candidate,
+    pair,
+    signal,
+    turns,
+    until,
+    use_hosts,
+)
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -436,6 +451,30 @@ async def test_expired_consent_discards_what_waits_and_a_restart_does_not() -> N
     await b.close()
 
 
+@pytest.mark.parametrize("silent", [False, True])
+async def test_what_waits_when_the_pair_changes(silent: bool) -> None:
+    """RFC 7675 §5.1: it leaves on the old pair, unless that one's consent is in doubt."""
+    a, b = pair()
+    await connect(a, b)
+    await until(lambda: a.state == b.state == "completed")
+    use = a._nominated[1]
+    transport: Any = use.protocol.transport
+    block(transport)
+    await a.send(b"old")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((HOST, 0))
+        if silent:
+            a._handle_output(Unroute(1))
+        a._use(1, use.protocol, host_candidate(*other.getsockname()))
+        await a.send(b"new")
+        unblock(transport)
+        await until(lambda: not transport.get_write_buffer_size())
+        assert other.recv(100) == b"new"
+    await turns()
+    assert b._queue.pop() == (None if silent else b"old")
+    await close(a, b)
+
+
 @pytest.mark.parametrize("data", [bytearray(b"data"), memoryview(b"xdata")[1:], array.array("I", [1, 2])])
 async def test_whatever_holds_bytes(data: Any) -> None:
     """What the caller does with its buffer afterwards is of no matter."""
@@ -512,6 +551,31 @@ async def test_drops_on_the_way_out_are_counted() -> None:
     await check_data(a, b)
     await close(a, b)
     assert a.dropped["send queue full"] == 40 - sender.QUEUE_BYTES // 60000
+
+
+async def test_send_waits_on_a_relay_without_a_channel() -> None:
+    """Data leaves through the machine then, over the same socket to the server."""
+    async with Here() as here:
+        server = here.turn_server({"user": "password"})
+        server.silence(Method.CHANNEL_BIND)
+        turn = {"turn_server": server.address, "turn_username": "user", "turn_password": "password"}
+        a = Connection(True, send_buffer=1000, candidate_types={"relay"}, **turn)  # type: ignore[arg-type]
+        b = Connection(False)
+        await connect(a, b)
+        links = a._driver.links if a._driver is not None else {}
+        (transport,) = [transport for link, transport in links.items() if a._agent.is_server_link(link)]
+        block(transport)
+        sent = 0
+        while sent < 100 and a.send_nowait(bytes(100)):
+            sent += 1
+        assert 1 < sent < 1000 // 100
+        sending = asyncio.ensure_future(a.send(b"waits"))
+        await turns()
+        assert not sending.done()
+        unblock(transport)
+        await asyncio.wait_for(sending, PATIENCE)
+        assert [await asyncio.wait_for(b.recv(), PATIENCE) for _ in range(sent + 1)] == [bytes(100)] * sent + [b"waits"]
+        await close(a, b)
 
 
 def block(transport: Any) -> None:

@@ -268,7 +268,8 @@ class TestPolicy:
         assert Connection(True, candidate_types="relay")._config.candidate_types == frozenset(("relay",))
 
     @pytest.mark.parametrize(
-        "use_ipv4, use_ipv6, families", [(True, True, (4, 6)), (True, False, (4,)), (False, True, (6,))]
+        "use_ipv4, use_ipv6, families",
+        [(True, True, (4, 6)), (True, False, (4,)), (False, True, (6,)), (False, False, ())],
     )
     def test_families_of_relays(self, use_ipv4: bool, use_ipv6: bool, families: tuple[int, ...]) -> None:
         assert Connection(True, use_ipv4=use_ipv4, use_ipv6=use_ipv6)._config.relay_families == families

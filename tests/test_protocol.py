@@ -108,15 +108,18 @@ class TestServerProtocol:
         protocol, _, relay = self.protocol()
         protocol.pause_writing()
         protocol.resume_writing()
-        protocol.bind_channel(0x4000, relay, self.PEER, self.SERVER)
+        protocol.add_relay(relay)
         assert relay.mock_calls == []
         protocol.pause_writing()
         protocol.resume_writing()
         protocol.pause_writing()
-        protocol.unbind_channel(0x4000)
-        protocol.bind_channel(0x4000, relay, self.PEER, self.SERVER)
+        protocol.remove_relay(relay)
+        protocol.add_relay(relay)
         told = [name for name, _, _ in relay.mock_calls]
-        assert told == ["pause_writing", "resume_writing"] * 2 + ["pause_writing"]
+        assert told == ["pause_writing", "resume_writing", "pause_writing", "pause_writing"]
+        protocol.remove_relay(relay)
+        protocol.resume_writing()
+        assert len(relay.mock_calls) == 4
 
 
 async def test_the_peer_before_a_restart_is_a_stranger() -> None:

@@ -76,8 +76,9 @@ class Gathering(RunningAgent):
     async def gather_candidates(self) -> None:
         """Gather local candidates; they are in :attr:`local_candidates`, and told as events when they are found.
 
-        Must have been called before :meth:`connect`, which need not wait for it. A server that does not answer holds
-        it for about a second; what is found later still becomes a candidate. A second call waits for the first.
+        Must have begun before :meth:`connect`, which need not wait for it; a task begins when its maker next awaits
+        something that waits. A server that does not answer holds it for about a second; what is found later still
+        becomes a candidate. A second call waits for the first.
 
         :raises ConnectionError: when the connection is closed; when there is no candidate at all because no port of
             ``port_range`` is free, which is only logged if there are others.

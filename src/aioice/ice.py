@@ -35,7 +35,15 @@ from .core.servers import StunServer, TurnServer
 from .data import CandidatePair
 from .gather import Gathering
 from .protocol import StunProtocol
-from .settings import TransportPolicy, agent_config, host_filter_of, ports_of, validate_password, validate_username
+from .settings import (
+    TransportPolicy,
+    agent_config,
+    host_filter_of,
+    pacing_of,
+    ports_of,
+    validate_password,
+    validate_username,
+)
 from .utils import random_string
 
 if TYPE_CHECKING:
@@ -272,7 +280,7 @@ class Connection(Gathering):
             controlling=ice_controlling,
             components=components,
             lite=ice_lite,
-            ta=max(ta, remote_ta),
+            ta=pacing_of(ta, remote_ta),
             max_pairs=max_pairs,
             direct_patience=nomination_patience,
             relay_patience=relay_patience,

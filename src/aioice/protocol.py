@@ -222,30 +222,36 @@ def limit_writes(transport: Any, connection: Any) -> None:
 class ServerProtocol(asyncio.DatagramProtocol):
     """On a TURN server's link everything is the machine's, but for the data of peers that are bound to a channel."""
 
-    __slots__ = ("_connection", "_link", "_channels", "_paused")
+    __slots__ = ("_connection", "_link", "_channels", "_relays", "_paused")
 
     def __init__(self, connection: RunningAgent | TurnTransport, link: int) -> None:
         self._connection = connection
         self._link = link
         #: By their numbers, in two bytes: whom to hand the data to, from whom it is, and the server that relays it.
         self._channels: dict[bytes, tuple[asyncio.DatagramProtocol, Address, Address]] | None = None
+        #: What leaves through this link, over a channel or not.
+        self._relays: tuple[asyncio.DatagramProtocol, ...] = ()
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         limit_writes(transport, self._connection)
 
+    def add_relay(self, relay: asyncio.DatagramProtocol) -> None:
+        self._relays += (relay,)
+        if self._paused:
+            relay.pause_writing()
+
+    def remove_relay(self, relay: asyncio.DatagramProtocol) -> None:
+        self._relays = tuple(other for other in self._relays if other is not relay)
+
     def bind_channel(self, number: int, relay: asyncio.DatagramProtocol, peer: Address, server: Address) -> None:
         if self._channels is None:
             self._channels = {}
         self._channels[number.to_bytes(2, "big")] = (relay, peer, server)
-        if self._paused:
-            relay.pause_writing()
 
     def unbind_channel(self, number: int) -> None:
         if self._channels is not None:
-            relay, _, _ = self._channels.pop(number.to_bytes(2, "big"), (None, None, None))
-            if relay is not None and self._paused:
-                relay.resume_writing()
+            self._channels.pop(number.to_bytes(2, "big"), None)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         data = cast("bytes", data)
@@ -260,12 +266,12 @@ class ServerProtocol(asyncio.DatagramProtocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        for relay, _, _ in (self._channels or {}).values():
+        for relay in self._relays:
             relay.pause_writing()
 
     def resume_writing(self) -> None:
         self._paused = False
-        for relay, _, _ in (self._channels or {}).values():
+        for relay in self._relays:
             relay.resume_writing()
 
     def peer_unreachable(self, peer: Address, exc: OSError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,19 @@ def ports_of(port_range: tuple[int, int] | None) -> range | None:
         raise ValueError(f"port_range must be two ports from 1 to 65535, the lower first, not {port_range!r}") from None
 
 
+def pacing_of(ta: float, remote_ta: float) -> float:
+    """RFC 8445 §14.2: the higher counts."""
+    if not 0 < ta < math.inf:
+        raise ValueError(f"ta must be seconds, more than 0: 0.005 if nothing speaks against it, not {ta!r}")
+    _check_seconds("remote_ta", remote_ta)
+    return max(ta, remote_ta)
+
+
+def _check_seconds(name: str, value: float, default: str = "") -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be seconds, 0 or more and finite{default}, not {value!r}")
+
+
 def host_filter_of(
     interfaces: Interfaces | None, addresses: Addresses | None, include_loopback: bool
 ) -> HostFilter | None:
@@ -77,6 +91,10 @@ def agent_config(
     """The agent's view of a connection's parameters; what is seldom used is imported when it is."""
     if not 1 <= settings["components"] <= 256:
         raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
+    _check_seconds("nomination_patience", settings["direct_patience"])
+    _check_seconds("relay_patience", settings["relay_patience"])
+    if settings["patience"] is not None:
+        _check_seconds("patience", settings["patience"], ", or None")
     if ice_servers:
         from .servers import servers_of
 

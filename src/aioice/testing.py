@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .core.machine import Address, Reason
-    from .sim.hosts import Host, Listener
+    from .sim.hosts import Listener
 
 #: Ports that are tried for one that is free over UDP and TCP alike.
 TRIES = 20
@@ -50,7 +50,7 @@ class Here:
 
     def stun_server(self, address: str = "127.0.0.1", port: int = 0) -> StunServer:
         """A STUN server over UDP and TCP; ``port`` 0 for a free one, which is in its ``address``."""
-        server = StunServer(cast("Host", self), address, port or _free_port(address))
+        server = StunServer(self, address, port or _free_port(address))
         self._servers.append(server)
         return server
 
@@ -68,7 +68,7 @@ class Here:
         ``relays`` are the addresses of relays, at most one of each family; ``address`` if there are none.
         """
         server = TurnServer(
-            cast("Host", self),
+            self,
             address,
             port or _free_port(address),
             users,

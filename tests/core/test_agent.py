@@ -352,6 +352,27 @@ class TestConnecting:
         scene.hear(role=CONTROLLING, USE_CANDIDATE=None)
         assert scene.kinds(before) == []
 
+    def test_a_lite_agent_of_several_components(self) -> None:
+        """RFC 8445 §12.1.1: it sends nothing before each component has a pair; after a restart, on the old ones."""
+        scene = Scene(lite=True, components=2).ready(components=(1, 2))
+        one, two = sorted(scene.open)
+        for _ in range(2):
+            before = len(scene.take(Route))
+            scene.hear(role=CONTROLLING, link=one, USE_CANDIDATE=None)
+            assert len(scene.take(Route)) == before and scene.agent.state is CHECKING
+            scene.hear(role=CONTROLLING, link=two, USE_CANDIDATE=None)
+            assert sorted(route.component for route in scene.take(Route)[before:]) == [1, 2]
+            assert scene.agent.state is COMPLETED
+            scene.restart().add(peer_candidate()).add(peer_candidate(2)).add(None).connect()
+        assert scene.take(Unroute) == []
+
+    def test_a_lite_agent_whose_peer_has_fewer_components(self) -> None:
+        scene = Scene(lite=True, components=2).gather().gather(component=2).add(peer_candidate()).connect()
+        scene.hear(role=CONTROLLING, USE_CANDIDATE=None)
+        assert scene.take(Route) == []
+        scene.add(None)
+        assert [route.component for route in scene.take(Route)] == [1] and scene.agent.state is COMPLETED
+
     def test_a_lite_agent_does_not_lose_patience(self) -> None:
         # RFC 8863 §4 speaks of those who check.
         for scene in (Scene(lite=True, patience=1.0).ready(), Scene(lite=True, patience=1.0).gather().connect()):
@@ -583,7 +604,7 @@ class TestBaseLost:
         first = scene.take(Route)[-1].link
         before = len(scene.log)
         scene.lose(first)
-        assert scene.kinds(before) == ["BaseLost", "Close", "Route", "SelectedPair"]
+        assert scene.kinds(before) == ["BaseLost", "Close", "Unroute", "Route", "SelectedPair"]
         assert scene.take(Route)[-1].link != first
         assert scene.states == [CHECKING]
 
@@ -827,7 +848,9 @@ class TestConsent:
 
     def test_silence_before_the_nomination_tries_the_next(self) -> None:
         scene = self.two_valid().wait(31.0)
-        assert scene.take(Route)[-1].peer == (PEER[0], 4001) and scene.take(ConsentExpired, Unroute) == []
+        *_, unroute, route = scene.take(Route, Unroute)
+        assert isinstance(unroute, Unroute)  # nothing that waits may go to the silent one (RFC 7675 §5.1)
+        assert route.peer == (PEER[0], 4001) and scene.take(ConsentExpired) == []
         scene.wait(31.0)
         assert scene.agent.state is CLOSED
         assert scene.failure == "consent expired: no answer from the peer for 30.0 s"

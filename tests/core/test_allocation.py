@@ -46,7 +46,7 @@ class TestAllocate:
         scene = Scene().start()
         assert scene.outputs == [
             OpenUdp(LINK, "0.0.0.0"),
-            OpenRelay(RELAY, RELAYED, MAPPED),
+            OpenRelay(RELAY, RELAYED, MAPPED, LINK),
             Allocated(RELAY, RELAYED, MAPPED),
         ]
         first, second = scene.requests(Method.ALLOCATE)

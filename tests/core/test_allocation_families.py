@@ -55,9 +55,9 @@ class TestAllocate:
         scene.server.relayed = (RELAYED6, RELAYED)
         scene.start()
         assert scene.outputs[1:] == [
-            OpenRelay(RELAY, RELAYED, MAPPED),
+            OpenRelay(RELAY, RELAYED, MAPPED, LINK),
             Allocated(RELAY, RELAYED, MAPPED),
-            OpenRelay(RELAY6, RELAYED6, MAPPED),
+            OpenRelay(RELAY6, RELAYED6, MAPPED, LINK),
             Allocated(RELAY6, RELAYED6, MAPPED),
         ]
         for seen in scene.requests(Method.ALLOCATE):
@@ -93,7 +93,7 @@ class TestAllocate:
         scene.start()
         assert scene.outputs[1:] == [
             FamilyMissing(4, 440),
-            OpenRelay(RELAY, RELAYED6, MAPPED),
+            OpenRelay(RELAY, RELAYED6, MAPPED, LINK),
             Allocated(RELAY, RELAYED6, MAPPED),
         ]
 

@@ -6,6 +6,7 @@ import pytest
 
 from aioice.core.bases import BaseLost, Found
 from aioice.core.candidate import candidate_foundation
+from aioice.core.gathering import Gathered
 from aioice.core.machine import (
     Close,
     Deliver,
@@ -44,7 +45,7 @@ class TestRelay:
         assert relay.priority == (65535 << 8) + 255
         assert relay.foundation == candidate_foundation("relay", "udp", RELAYED[0])
         (opened,) = scene.take(OpenRelay)
-        assert opened == OpenRelay(3, RELAYED, MAPPED)
+        assert opened == OpenRelay(3, RELAYED, MAPPED, 1)
         found = next(found for found in scene.take(Found) if found.candidate is relay)
         assert found.base.link == 3 and found.base.candidate is relay
         assert scene.ends == [(1, 0.0)]
@@ -70,6 +71,10 @@ class TestRelay:
         scene.gather()
         (relay,) = scene.candidates
         assert (relay.host, relay.related_address, relay.related_port) == ("2001:db8::2", "::", 9)
+
+    def test_no_family_no_allocation(self) -> None:
+        scene = Scene(None, TURN_SERVER, families=()).gather()
+        assert scene.outputs == [Gathered(1)]
 
     def test_a_relay_is_no_base_to_ask_from(self) -> None:
         scene = Scene((NAME, 3478), TURN_SERVER).gather(HOST)

@@ -141,6 +141,14 @@ class TestAgent:
         made.answer(made.checks[0], mapped=mapped).hear()
         return self.selected(made)
 
+    def test_the_names_are_those_of_the_call(self) -> None:
+        """What the caller does to its own dictionary no trace could tell."""
+        made, names = AgentScene(), dict(NAMES)
+        made.agent.hide(made.now, names)
+        names[HOST] = NAME6
+        (own,) = made.gather().agent.local_candidates
+        assert own.host == NAME
+
     def test_selected_pair_shows_the_name(self, agent: AgentScene) -> None:
         (own,) = agent.gather().agent.local_candidates
         assert own.host == NAME

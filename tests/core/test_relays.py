@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aioice.core.bases import BaseLost
+from aioice.core.bases import BaseLost, Found
 from aioice.core.machine import (
     Address,
     Close,
@@ -465,6 +465,19 @@ class TestFamilies:
         assert later and not any("ADDITIONAL-ADDRESS-FAMILY" in attributes for attributes in later)
         assert relays(scene) == [RELAYED[0], RELAYED[0]]
 
+    @pytest.mark.parametrize(("code", "after"), [(440, False), (508, True)])
+    def test_a_family_that_the_server_has_no_room_for(self, code: int, after: bool) -> None:
+        """RFC 8656 §7.4: unlike one that it lacks, it is asked for again after a minute."""
+        scene = Scene(None, TURN_SERVER, families=(4, 6))
+        more = {"ADDRESS-ERROR-CODE": (2, code, "")}
+        scene.turns[TURN] = lambda request, refuse: turn_answer(request, refuse, RELAYED, more=more)
+        asked = []
+        for component, wait in enumerate((0.0, 59.0, 1.0), 1):
+            scene.run(wait).gather(component=component)
+            allocate = parse_message(scene.asked(Method.ALLOCATE)[-1].data)
+            asked.append("ADDITIONAL-ADDRESS-FAMILY" in allocate.attributes)
+        assert asked == [True, False, after]
+
     def test_one_of_the_two_is_lost(self) -> None:
         scene = Scene(None, TURN_SERVER, families=(4, 6))
         scene.turns[TURN] = self.old
@@ -491,6 +504,50 @@ class TestFamilies:
         scene.run(550.0)
         assert [lost.candidates[0].host for lost in scene.take(BaseLost)] == [RELAYED6[0]]
         assert relays(scene) == [RELAYED[0], RELAYED6[0], RELAYED6[0]]
+
+
+class TestClosedByTheApplication:
+    """RFC 8656 §8.1: what nobody wants any more is deleted."""
+
+    def deletions(self, scene: Scene) -> list[Any]:
+        """The families of the refreshes without lifetime, None for all."""
+        refreshes = [parse_message(t.data).attributes for t in scene.asked(Method.REFRESH)]
+        return [a.get("REQUESTED-ADDRESS-FAMILY") for a in refreshes if a["LIFETIME"] == 0]
+
+    def test_the_allocation_goes_with_its_only_relay(self) -> None:
+        scene = Scene(None, TURN_SERVER).gather().run(60.0)
+        (found,) = scene.take(Found)
+        for _ in range(2):
+            scene.report(LinkClosed(found.base.link, Reason.CLOSED, ""))
+        assert scene.take(BaseLost) == [
+            BaseLost(found.base.link, "closed by the application", (found.candidate,)),
+        ]
+        assert self.deletions(scene) == [None]
+        assert not scene.open and not scene.gatherer.hopeful
+        scene.run(3600.0)
+        assert relays(scene) == [RELAYED[0]]
+
+    def test_the_other_family_stays(self) -> None:
+        scene = Scene(None, TURN_SERVER, families=(4, 6))
+        scene.turns[TURN] = lambda request, refuse: turn_answer(request, refuse, RELAYED, RELAYED6)
+        scene.gather().run(60.0)
+        four, six = scene.take(Found)
+        scene.report(LinkClosed(six.base.link, Reason.CLOSED, ""))
+        assert [lost.candidates for lost in scene.take(BaseLost)] == [(six.candidate,)]
+        assert self.deletions(scene) == [0x02000000]
+        assert sorted(scene.open) == [1, four.base.link]
+        scene.run(3600.0)
+        assert len(relays(scene)) == 2
+        scene.report(LinkClosed(four.base.link, Reason.CLOSED, ""))
+        assert self.deletions(scene) == [0x02000000, None]
+        assert not scene.open
+
+    def test_after_the_end_it_is_no_news(self) -> None:
+        scene = Scene(None, TURN_SERVER).gather()
+        scene.turn_answers = False
+        (found,) = scene.take(Found)
+        scene.close().report(LinkClosed(found.base.link, Reason.CLOSED, ""))
+        assert self.deletions(scene) == [None] and scene.take(BaseLost) == []
 
 
 class TestLoss:

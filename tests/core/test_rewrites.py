@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.rewrites import AddressRewrite, check_rewrite, rewritten
+from tests.core.agent_scene import Scene as AgentScene
 from tests.core.gather_scene import HOST, HOST6, OTHER, STUN, Scene
 
 OUT, OUT6 = "203.0.113.5", "2001:db8:5::5"
@@ -93,6 +94,13 @@ class TestCandidates:
         scene.gatherer.interfaces = {HOST: "wan", OTHER: "lan"}
         scene.gather(HOST, OTHER)
         assert [c.host for c in scene.candidates] == [OUT, OTHER]
+
+    def test_the_interfaces_are_those_of_the_call(self) -> None:
+        """What the caller does to its own dictionary no trace could tell."""
+        scene, interfaces = AgentScene(address_rewrites=(AddressRewrite(OUT, interface="wan"),)), {HOST: "wan"}
+        scene.agent.set_interfaces(scene.now, interfaces)
+        interfaces.clear()
+        assert [c.host for c in scene.gather().agent.local_candidates] == [OUT]
 
     def test_not_where_such_candidates_are_not_wanted(self) -> None:
         scene = Scene(rewrites=[AddressRewrite(OUT, add=True)], types=frozenset(("host",))).gather(HOST)

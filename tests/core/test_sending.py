@@ -85,6 +85,25 @@ class TestRoutes:
         assert scene.sending.uses[0].consent is not None
         assert scene.sending.uses[0].consent.outstanding == (b"transaction!\x01",)
 
+    @pytest.mark.parametrize("answered", [True, False])
+    def test_in_place_of_one_that_is_silent(self, answered: bool) -> None:
+        """RFC 7675 §5.1: nobody asks the old pair any more, and what waits for it may not outlive its consent."""
+        scene = Scene()
+        old = scene.used()
+        for now in (5.1, 10.2, 15.3):
+            scene.ask(now)
+        if answered:
+            scene.sending.answered(16.0, old, b"transaction!\x01")
+        scene.drain()
+        scene.sending.use(16.0, scene.generation, scene.pair(port=6000))
+        assert [type(output) for output in scene.drain()] == [Unroute] * (not answered) + [Route, SelectedPair]
+
+    def test_in_place_of_one_that_is_dead(self) -> None:
+        scene = Scene()
+        scene.generation.checks.fail(scene.used(), "no consent")
+        scene.sending.use(6.0, scene.generation, scene.pair(port=6000))
+        assert [type(output) for output in scene.drain()] == [Unroute, Route, SelectedPair]
+
     def test_for_each_component(self) -> None:
         scene = Scene()
         one, two = scene.used(1), scene.used(2)

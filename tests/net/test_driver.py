@@ -75,7 +75,7 @@ async def test_open_udp_fails(failure: Exception, reason: Reason) -> None:
     assert bench.driver.idle
 
 
-@pytest.mark.parametrize("output", [OpenUdp(3, "::"), OpenStream(3, PEER, None), OpenRelay(3, PEER, PEER)])
+@pytest.mark.parametrize("output", [OpenUdp(3, "::"), OpenStream(3, PEER, None), OpenRelay(3, PEER, PEER, 1)])
 async def test_a_fault_of_the_program_while_opening_is_told_to_both(output: Output) -> None:
     heard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context["exception"]))
@@ -248,7 +248,7 @@ async def test_adopted_link() -> None:
 async def test_relay() -> None:
     bench = Bench()
     relayed, mapped = ("192.0.2.9", 50000), ("198.51.100.1", 1)
-    bench.say(OpenUdp(1, "::"), OpenRelay(2, relayed, mapped))
+    bench.say(OpenUdp(1, "::"), OpenRelay(2, relayed, mapped, 1))
     assert bench.machine.reports[1] == Opened(2, relayed)
     transport = bench.driver.links[2]
     assert isinstance(transport, RelayTransport)
@@ -299,7 +299,7 @@ SERVER = ("192.0.2.9", 3478)
 async def test_data_over_a_channel_does_not_pass_the_machine() -> None:
     bench = Bench()
     forwarder: Any = Forwarder()
-    bench.say(OpenUdp(1, "::"), OpenRelay(2, ("192.0.2.9", 50000), ("198.51.100.1", 1)))
+    bench.say(OpenUdp(1, "::"), OpenRelay(2, ("192.0.2.9", 50000), ("198.51.100.1", 1), 1))
     bench.say(ChannelBound(2, PEER, 0x4000, 1, SERVER))
     wire: Any = bench.driver.links[1]
     wire.protocol = forwarder
@@ -334,7 +334,7 @@ async def test_data_over_a_channel_does_not_pass_the_machine() -> None:
 async def test_a_channel_over_what_gathers() -> None:
     """Beside asyncio's own methods."""
     bench = Bench()
-    bench.say(OpenUdp(1, "::"), OpenRelay(2, ("192.0.2.9", 50000), ("198.51.100.1", 1)))
+    bench.say(OpenUdp(1, "::"), OpenRelay(2, ("192.0.2.9", 50000), ("198.51.100.1", 1), 1))
     wire: Any = bench.driver.links[1]
     wire.gathers = True
     wire.send_soon = lambda data, addr: wire.log.append(("soon", data))
@@ -351,7 +351,7 @@ async def test_a_channel_over_what_gathers() -> None:
 
 async def test_relay_of_a_machine_that_has_none() -> None:
     bench = Bench()
-    bench.say(OpenRelay(2, PEER, PEER))
+    bench.say(OpenRelay(2, PEER, PEER, 1))
     bench.driver.relay_send = None
     bench.say(Transmit(2, PEER, b"x"))
     assert bench.machine.relayed == []
@@ -500,7 +500,7 @@ async def test_close_within_a_pump() -> None:
 async def test_a_closed_driver_is_garbage() -> None:
     bench = Bench()
     bench.machine.deadline = bench.driver.now() + 100
-    bench.say(OpenUdp(1, "a"), OpenRelay(2, PEER, PEER))
+    bench.say(OpenUdp(1, "a"), OpenRelay(2, PEER, PEER, 1))
     bench.driver.close()
     await turns()
     gone = weakref.ref(bench.driver)

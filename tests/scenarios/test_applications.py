@@ -79,6 +79,31 @@ async def test_only_streams_get_out(ice_world: World, turn: dict[str, Any]) -> N
     assert {packet.fate for packet in sent if packet.transport == "udp"} == {Fate.BLOCKED}
 
 
+@pytest.mark.parametrize("others", [True, False])
+async def test_a_relay_whose_transport_is_closed(ice_world: World, others: bool) -> None:
+    """RFC 8656 §8.1: the server may forget it at once; the session goes on if it does not stand on it."""
+    server = ice_world.turn_server(TURN[0], username="user", password="secret")
+    kinds = {"candidate_types": {"host", "relay"} if others else {"relay"}}
+    left, right = public(ice_world)
+    one, other = await asyncio.gather(gathered(left, True, **servers(), **kinds), gathered(right, False))
+    await exchange(one, other)
+    await asyncio.gather(one.connect(), other.connect())
+    await talk(one, other)
+    assert len(server.allocations) == 1
+    (relayed,) = [protocol for protocol in one._protocols if protocol.local_candidate.type == "relay"]
+    assert others or one._nominated[1].protocol is relayed
+    relayed.transport.close()
+    await asyncio.sleep(1)
+    assert server.allocations == {}
+    assert types(one) == (["host"] if others else [])
+    if others:
+        await talk(one, other)
+    else:
+        with pytest.raises(ConnectionError, match="closed by the application"):
+            await one.send(b"data")
+    await close(one, other)
+
+
 async def test_certificate_of_another(ice_world: World) -> None:
     ice_world.names.add("turn.example", TURN[0])
     ice_world.turn_server(TURN[0], username="user", password="secret", certificate="other.example")

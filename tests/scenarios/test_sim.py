@@ -557,7 +557,7 @@ class TestNode:
 
     def test_relay_link(self) -> None:
         world = World()
-        script, node = start(world.host("192.0.2.1"), OpenRelay(1, ("198.51.100.2", 50000), ("192.0.2.1", 1)))
+        script, node = start(world.host("192.0.2.1"), OpenRelay(1, ("198.51.100.2", 50000), ("192.0.2.1", 1), 0))
         assert script.reports == [(0.0, Opened(1, ("198.51.100.2", 50000)))]
         node.do(script.put, Route(1, 1, (PEER, 7000), REMOTE), Accept(1, (PEER, 7000), 1))
         node.do(script.put, Deliver(1, (PEER, 7000), b"in"))

@@ -53,7 +53,7 @@ class AgentConfig(Record):
     turn_server: TurnServer | None = None
     #: Further servers to ask.
     servers: tuple[StunServer | TurnServer, ...] = ()
-    #: Address families of relays, the most wanted first.
+    #: Address families of relays, the most wanted first; without one there are none.
     relay_families: tuple[int, ...] = (4, 6)
     relay_only: bool = False
     #: The types of local candidates that are offered; all if None.
@@ -252,7 +252,7 @@ class Agent:
 
         Whoever runs the agent answers for the names.
         """
-        self._gatherer.names = names
+        self._gatherer.names = dict(names)  # the caller's may change later, unseen by a trace
 
     def adopt(self, now: float, candidate: Candidate, preference: int = 0xFFFF) -> int:
         """Take over a host candidate whose socket the application opened itself; returns the number of its link."""
@@ -277,7 +277,7 @@ class Agent:
 
     def set_interfaces(self, now: float, interfaces: Mapping[str, str]) -> None:
         """The names of the interfaces by their addresses, for the rewrites that are for one."""
-        self._gatherer.interfaces = interfaces
+        self._gatherer.interfaces = dict(interfaces)
 
     def set_local_credentials(self, now: float, username: str, password: str) -> None:
         if (username, password) != (self._generation.local_username, self._generation.local_password):
@@ -573,7 +573,7 @@ class Agent:
             again = generation.selection.pair_of(pair.component)
             lost_relay = pair.base.candidate.type == "relay" and pair.base.link not in self._bases
             if again is None and lost_relay and generation is self._generation:
-                # Whoever closes a socket of ours means to end the session, and a lost one was its address.
+                # Whoever closes a host's socket means to end the session, and a lost one was its address.
                 self._look_for_others(generation, pair)
             if again is not None:
                 self._send_on(now, generation, again)
@@ -597,9 +597,17 @@ class Agent:
     # ---------------------------------------------------------------------------------------------- sending and consent
 
     def _send_on(self, now: float, generation: Generation, pair: Pair) -> None:
+        if self._config.lite and not generation.complete:
+            return  # RFC 8445 §12.1.1: all components begin together, in :meth:`_begin_to_send`
         use = self._sending.use_of(pair.component)
         if use is None or generation is self._generation or use.generation is not self._generation:
             self._sending.use(now, generation, pair)  # else the old generation has been replaced already
+
+    def _begin_to_send(self, now: float, generation: Generation) -> None:
+        for pair in generation.selection.pairs:
+            use = self._sending.use_of(pair.component)
+            if use is None or use.generation is not generation:
+                self._send_on(now, generation, pair)
 
     def _sending_ended(self, now: float, ended: SendingEnded) -> None:
         """The end of the connection, unless a restart is under way and may still succeed."""
@@ -651,6 +659,8 @@ class Agent:
             self._hurry_nominations(generation)
         if generation.connected:
             complete = generation.complete
+            if complete and self._config.lite:
+                self._begin_to_send(now, generation)
             if generation.connected_at is None:
                 generation.connected_at = now
             self._gatherer.keep(now, not complete)

@@ -267,6 +267,20 @@ class Allocation:
                 self._refresh(now, relay)
         self._conclude(now)
 
+    def release(self, now: float, link: int) -> None:
+        """Nobody wants the relayed address behind ``link`` any more: delete it, and with the last one all."""
+        relay = next((relay for relay in self._relays.values() if relay.link == link), None)
+        if relay is None:
+            return
+        if len(self._relays) == 1:
+            self.close(now)
+            return
+        self._drop(relay)
+        # RFC 8656 §8.1
+        family = {"LIFETIME": 0, "REQUESTED-ADDRESS-FAMILY": FAMILIES[relay.family]}
+        self._transactions.ask(now, Method.REFRESH, family, relay)
+        self._conclude(now)
+
     def close(self, now: float) -> None:
         """Delete the allocation; the link is closed when that is answered or a second has passed."""
         if self._state in (State.CLOSING, State.DONE):
@@ -496,7 +510,7 @@ class Allocation:
         for family, address in sorted(grant.relayed.items()):
             relay = self._relays[family] = Relay(self._next_link(), family)
             relay.renewed(now, grant.lifetime, started)
-            self._outputs.append(OpenRelay(relay.link, address, grant.mapped))
+            self._outputs.append(OpenRelay(relay.link, address, grant.mapped, self._link))
             self._outputs.append(Allocated(relay.link, address, grant.mapped))
         self._dual = len(grant.relayed) > 1
         links = {family: relay.link for family, relay in self._relays.items()}
@@ -550,12 +564,15 @@ class Allocation:
             self._all_lost(detail, code, message)
 
     def _lost(self, relay: Relay, detail: str, code: int = 0, response: Message | None = None) -> None:
-        del self._relays[relay.family]
-        self._outputs += (AllocationLost(relay.link, detail, code, response), Close(relay.link))
+        self._outputs.append(AllocationLost(relay.link, detail, code, response))
+        self._drop(relay)
         if not self._relays:
             self._finish(detail)
-        else:
-            assert self._peers is not None
+
+    def _drop(self, relay: Relay) -> None:
+        del self._relays[relay.family]
+        self._outputs.append(Close(relay.link))
+        if self._relays and self._peers is not None:
             self._peers.drop(relay.family)
 
     def _all_lost(self, detail: str, code: int = 0, response: Message | None = None) -> None:

@@ -111,7 +111,7 @@ class Gatherer(Bases):
         self._random = random
         self._next_link = next_link
         self._tunables = tunables
-        #: Of relayed addresses.
+        #: Of relayed addresses; none are asked for without one.
         self._families = families
         self._ta = ta
         #: What the children have to say, in its order.
@@ -302,8 +302,8 @@ class Gatherer(Bases):
 
     def _ask_turn(self, now: float, component: int) -> None:
         servers = [server for server in self.servers if isinstance(server, TurnServer)]
-        if not servers or not self._wants("relay"):
-            return
+        if not (servers and self._families and self._wants("relay")):
+            return  # without a family, a server would be asked for what it likes (RFC 8656 §7.2)
         if self._relays is None:
             from .relays import Relays  # costs a tenth of our import, and few programs need it
 

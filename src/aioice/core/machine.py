@@ -76,12 +76,13 @@ class OpenStream(Record):
 class OpenRelay(Record):
     """A relayed transport address is there: ``link`` is a number for it; answered like the other opens.
 
-    What is transmitted on it leaves, wrapped, through another link; the runner only keeps a name for it.
+    What is transmitted on it leaves, wrapped, through the link ``via``; the runner only keeps a name for it.
     """
 
     link: int
     relayed: Address
     mapped: Address
+    via: int
 
 
 class Close(Record):
@@ -131,7 +132,7 @@ class Route(Record):
 
 
 class Unroute(Record):
-    """Nothing of ``component`` may be sent any more."""
+    """Nothing of ``component`` may be sent any more, nor what waits to be sent."""
 
     component: int
 

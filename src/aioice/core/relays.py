@@ -25,7 +25,7 @@ from .allocation import (
 )
 from .demux import is_channel_data, is_stun
 from .inquiries import ServerVerdict, explain, verdict_of
-from .machine import Connected, Done, Opened, OpenRelay, OpenStream, OpenUdp
+from .machine import Connected, Done, LinkClosed, Opened, OpenRelay, OpenStream, OpenUdp
 from .seats import Attempt, Seat, name_of, rank_of, user_of
 from .servers import Asked, Ended, Relayed, RelayLost, RelayPermits, RelayRefused, RelayUnreachable
 from .turn_errors import MAX_RETRIES, Step
@@ -34,7 +34,7 @@ from .turn_errors import verdict as next_step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from .machine import Address, LinkClosed, OpenFailed, SendFailed, Tunables
+    from .machine import Address, OpenFailed, SendFailed, Tunables
     from .servers import TurnServer
 
 #: Addresses of one name that are asked; a name with more has been chosen to flood us, or them.
@@ -312,6 +312,9 @@ class Relays:
             attempt.opened = now
             attempt.inquiry.local = report.local
             attempt.inquiry.alive |= self.server_links[report.link]
+        if isinstance(report, LinkClosed) and report.link in attempt.relays and not self._closed:
+            self._released(attempt, report.link)
+            allocation.release(now, report.link)
         allocation.handle_report(now, report)
         self._drain(now, allocation, attempt)
 
@@ -479,6 +482,15 @@ class Relays:
         else:
             seat.failures = 0 if stable else seat.failures + 1
             self._retry(now, seat, now)
+
+    def _released(self, attempt: Attempt, link: int) -> None:
+        """The application has closed the transport of a relay: no other is made in its place."""
+        del attempt.relays[link]
+        attempt.inquiry.detail = "closed by the application"
+        self._outputs.append(RelayLost(link, attempt.inquiry.detail))
+        if not attempt.relays:
+            attempt.seat.live.remove(attempt)
+            attempt.seat.wanted = bool(attempt.seat.live)
 
     def _retry(self, now: float, seat: Seat, earliest: float) -> None:
         """Make a lost allocation anew, sooner or later; not if the server would only say the same again."""

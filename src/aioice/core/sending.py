@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .checklist import PairState
 from .consent import Consent
 from .events import ConsentExpired, SelectedPair
 from .machine import Notify, Route, Unroute
@@ -89,6 +90,9 @@ class Sending:
         """Data of the component leaves on this pair from now on; what is told changes if it was nominated meanwhile."""
         use = self.use_of(pair.component)
         if use is None or use.pair is not pair:
+            if use is not None and (use.doubted or use.pair.state is PairState.FAILED):
+                # What a blocked socket still has for it may not outlive the consent (RFC 7675 §5.1).
+                self._outputs.append(Unroute(pair.component))
             consent = None if self._lite else Consent(now, self._random, self._tunables)
             self.uses = (*self._without(pair.component), Use(generation, pair, consent))
             self._outputs.append(Route(pair.component, pair.base.link, pair.peer, pair.remote))

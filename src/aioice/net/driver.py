@@ -353,7 +353,8 @@ class Driver:
         self.relay_send = getattr(self.machine, "relay", None)
         try:
             protocol = self._owner._make_protocol(link)
-            transport = RelayTransport(self, link, output.relayed, output.mapped, protocol)
+            server = self.protocol(output.via)
+            transport = RelayTransport(self, link, output.relayed, output.mapped, protocol, server)
             protocol.connection_made(transport)
         except Exception as exc:
             self._open_failed(link, Reason.OTHER, exc)

@@ -69,7 +69,11 @@ class Channel:
 
 class RelayTransport(asyncio.DatagramTransport):
     """A relayed address as a transport: what is sent on it leaves through the machine that owns the allocation, or at
-    once where the machine has said which channel the peer is bound to."""
+    once where the machine has said which channel the peer is bound to.
+
+    ``server``, the protocol of the link to the server, may have ``add_relay(protocol)`` and ``remove_relay(protocol)``:
+    it hands on when to pause.
+    """
 
     __slots__ = (
         "_driver",
@@ -77,6 +81,7 @@ class RelayTransport(asyncio.DatagramTransport):
         "_relayed",
         "_mapped",
         "_protocol",
+        "_server",
         "_channels",
         "_closing",
         "packets_sent",
@@ -88,7 +93,13 @@ class RelayTransport(asyncio.DatagramTransport):
     gathers = True
 
     def __init__(
-        self, driver: Driver, link: int, relayed: Address, mapped: Address, protocol: asyncio.DatagramProtocol
+        self,
+        driver: Driver,
+        link: int,
+        relayed: Address,
+        mapped: Address,
+        protocol: asyncio.DatagramProtocol,
+        server: asyncio.BaseProtocol | None,
     ) -> None:
         super().__init__()
         self._driver = driver
@@ -96,6 +107,8 @@ class RelayTransport(asyncio.DatagramTransport):
         self._relayed = relayed
         self._mapped = mapped
         self._protocol = protocol
+        self._server = server
+        getattr(server, "add_relay", _nobody)(protocol)
         self._channels: dict[Address, Channel] = {}
         self._closing = False
         self.packets_sent = 0
@@ -178,7 +191,12 @@ class RelayTransport(asyncio.DatagramTransport):
             self._closing = True
             for peer in list(self._channels):
                 self.unbind(peer)
+            getattr(self._server, "remove_relay", _nobody)(self._protocol)
             self._driver.loop.call_soon(self._protocol.connection_lost, None)
 
     def abort(self) -> None:
         self.close()
+
+
+def _nobody(protocol: asyncio.DatagramProtocol) -> None:
+    """The server's link does not care."""

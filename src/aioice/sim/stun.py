@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..core.demux import StreamFramer, is_channel_data, pad
 from ..core.machine import Address
 from ..core.message import Class, Message, Method, parse_message
-from .hosts import Listener, Socket
+from .hosts import Listener
 
 if TYPE_CHECKING:
-    from .hosts import Host, Stream
+    from ..core.machine import Reason
+    from .hosts import Stream
 
 REASONS = {
     300: "Try Alternate",
@@ -31,6 +32,43 @@ REASONS = {
 }
 
 Attributes = dict[str, Any]
+
+
+class Datagrams(Protocol):
+    """What a server needs of a datagram socket."""
+
+    local: Address
+    on_datagram: Callable[[Address, bytes], None]
+    on_error: Callable[[Address, Reason], None]
+
+    def send(self, dst: Address, data: bytes) -> object: ...
+
+    def close(self) -> None: ...
+
+
+class Time(Protocol):
+    """What a server needs of a world."""
+
+    @property
+    def now(self) -> float: ...
+
+    def after(self, delay: float, callback: Callable[..., object], *args: Any) -> object: ...
+
+    def random_bytes(self, size: int) -> bytes: ...
+
+
+class ServerHost(Protocol):
+    """What a server needs of the host that it runs on: a simulated one, or this machine."""
+
+    @property
+    def world(self) -> Time: ...
+
+    @property
+    def listeners(self) -> MutableMapping[Address, Any]: ...
+
+    def bind(self, address: str, port: int = ...) -> Datagrams: ...
+
+    def listen(self, listener: Listener) -> None: ...
 
 
 class Key(NamedTuple):
@@ -80,7 +118,7 @@ class StunServer:
 
     software = "aioice.sim"
 
-    def __init__(self, host: Host, address: str, port: int) -> None:
+    def __init__(self, host: ServerHost, address: str, port: int) -> None:
         self.host = host
         self.world = host.world
         self.address: Address = (address, port)
@@ -94,7 +132,7 @@ class StunServer:
         self.malformed = 0
         self.streams: list[Stream] = []
         self._rules: list[Rule] = []
-        self._socket: Socket | None = None
+        self._socket: Datagrams | None = None
         self.start()
 
     # ----------------------------------------------------------------------------------------- told to misbehave

@@ -11,13 +11,13 @@ from ..core.credentials import MD5, NONCE_COOKIE, make_integrity_key, make_userh
 from ..core.demux import CHANNEL_MAX, CHANNEL_MIN
 from ..core.machine import Address
 from ..core.message import Class, Message, Method, Several
-from .hosts import Listener, Socket
+from .hosts import Listener
 from .links import is_ipv6
-from .stun import REASONS, Attributes, Client, Key, Refusal, StunServer
+from .stun import REASONS, Attributes, Client, Datagrams, Key, Refusal, ServerHost, StunServer
 
 if TYPE_CHECKING:
     from ..core.machine import Reason
-    from .hosts import Host, Stream
+    from .hosts import Stream
 
 #: RFC 8656 §3.2, §9, §12: allocations, permissions and channels live this long unless they are refreshed.
 LIFETIME = 600
@@ -48,7 +48,7 @@ class Allocation:
         self.answer: Attributes = {}
         #: When each family ends (RFC 8656 §8.1).
         self.ends: dict[int, float] = {}
-        self.sockets: dict[int, Socket] = {}
+        self.sockets: dict[int, Datagrams] = {}
         self.permissions: dict[str, float] = {}
         self.channels: dict[int, tuple[Address, float]] = {}
 
@@ -127,7 +127,7 @@ class TurnServer(StunServer):
 
     def __init__(
         self,
-        host: Host,
+        host: ServerHost,
         address: str,
         port: int,
         users: dict[str, str],
