@@ -374,12 +374,12 @@ class Agent:
 
     def handle_datagram(self, now: float, link: int, peer: Address, data: bytes) -> None:
         base = self._bases.get(link)
-        if base is not None and (not self._remotes.forbids(peer[0])):
+        if base is None or self._remotes.forbids(peer[0]):
+            self._gatherer.handle_datagram(now, link, peer, data)
+        else:
             if not is_stun(data):
                 self._gatherer.not_stun(now, link, peer, data)
             self._handle_stun(now, base, peer, data)
-        else:
-            self._gatherer.handle_datagram(now, link, peer, data)
         self._drain_children(now)
 
     def _handle_stun(self, now: float, base: Base, peer: Address, data: bytes) -> None:
@@ -653,7 +653,7 @@ class Agent:
         if not generation.checking or self._closed:
             return
         self._checker.go_on(now)
-        if self.controlling:
+        if self._checker.controlling:
             for pair in generation.selection.to_nominate(now, generation.checks, generation.components):
                 self._checker.nominate(now, generation, pair)
             self._hurry_nominations(generation)
@@ -736,15 +736,13 @@ class Agent:
         if self._closed:
             return earliest
         generation = self._generation
-        # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
-        patient = generation.checking and self._state is ConnectionState.CHECKING and not self._config.lite
-        for time in (
-            self._checker.poll_timeout(),
-            self._sending.poll_timeout(),
-            self._abandon_at,
-            generation.selection.due if generation.checking else None,
-            generation.patience_ends if patient and not generation.patience_over else None,
-        ):
+        due = ends = None
+        if generation.checking:
+            due = generation.selection.due
+            # When failure may be declared for want of pairs; afterwards, the end of a check declares it.
+            if self._state is ConnectionState.CHECKING and not (generation.patience_over or self._config.lite):
+                ends = generation.patience_ends
+        for time in (self._checker.poll_timeout(), self._sending.poll_timeout(), self._abandon_at, due, ends):
             if time is not None and (earliest is None or time < earliest):
                 earliest = time
         return earliest

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NamedTuple as Record
 else:
+    # Thousands of records are made for each connection: nothing is looked up twice.
+    _new = tuple.__new__
 
     class _RecordType(type):
         def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
@@ -20,16 +22,16 @@ else:
             defaults = {field: namespace.pop(field) for field in fields if field in namespace}
             getters = {field: property(itemgetter(index)) for index, field in enumerate(fields)}
             names = {"__slots__": (), "__match_args__": fields, "_fields": fields, "_defaults": defaults}
+            names["_size"] = len(fields)
             return super().__new__(mcs, name, bases, {**namespace, **getters, **names})
 
     class Record(tuple, metaclass=_RecordType):
         """Base of tuples with named fields: ``class Point(Record): x: int; y: int = 0``."""
 
         def __new__(cls, *values: Any, **named: Any) -> Any:
-            fields = cls._fields
-            if named or len(values) != len(fields):
+            if named or len(values) != cls._size:
                 values = cls._complete(values, named)
-            return tuple.__new__(cls, values)
+            return _new(cls, values)
 
         @classmethod
         def _complete(cls, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:

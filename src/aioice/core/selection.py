@@ -97,7 +97,10 @@ class Selection:
 
     def nominating(self, component: int) -> Pair | None:
         """The pair whose nomination is in flight."""
-        return next((pair for pair in self._nominating if pair.component == component), None)
+        for pair in self._nominating:
+            if pair.component == component:
+                return pair
+        return None
 
     def failed(self, pair: Pair) -> bool:
         """The pair is dead; returns whether it was in use."""
@@ -113,7 +116,9 @@ class Selection:
         self.due = None
         for component in components:
             current = self.pair_of(component)
-            if current is None or self.settled(component) or self.nominating(component) is not None:
+            if current is None or current.nominated and component not in self.doubted:
+                continue
+            if self.nominating(component) is not None:
                 continue
             pairs = [pair for pair in checks.of_component(component) if not pair.nominated]
             best = next((p for p in pairs if p.state is PairState.SUCCEEDED and p.valid_since is not None), None)

@@ -180,7 +180,10 @@ class Sending:
     @property
     def doubted(self) -> bool:
         """Whether a peer has left requests unanswered for half of the time that it may."""
-        return any(use.doubted for use in self.uses)
+        for use in self.uses:
+            if use.doubted:
+                return True
+        return False
 
     def poll_output(self) -> Any:
         """As a machine's, with :class:`SendingEnded` for the agent between them."""
