@@ -164,7 +164,7 @@ class Checker:
         kept, generation.early = generation.early, ()
         for early in kept:
             if is_for(early.message, generation.local_username, generation.remote_username):
-                self._answered(now, generation, early)
+                self._act_on(now, generation, *early)
             else:
                 self.drops["check of another session"] += 1
         self._pace(now)
@@ -475,20 +475,23 @@ class Checker:
         else:
             self._transmit(base, peer, binding_response(message.transaction_id, peer, key))
             self._outputs.append(Heard(base, peer))
-            self._answered(now, generation, EarlyCheck(base, peer, message))
             pair = generation.checks.find(base.link, peer)
+            if generation is self.generations[0]:
+                if generation.checking:
+                    pair = self._act_on(now, generation, base, peer, message)
+                else:
+                    generation.keep_early(EarlyCheck(base, peer, message))
             if pair is not None:
                 pair.requests_received += 1
 
-    def _answered(self, now: float, generation: Generation, check: EarlyCheck) -> None:
-        if generation is not self.generations[0]:
-            return
-        if not generation.checking:
-            generation.keep_early(check)
-        elif self._lite:
-            self._checked_lite(generation, check)
-        else:
-            self._checked(now, generation, check)
+    def _act_on(self, now: float, generation: Generation, base: Base, peer: Address, message: Message) -> Pair | None:
+        """What an authenticated check does to its pair, which is returned."""
+        pair = generation.checks.find(base.link, peer) or self._new_pair(generation, base, peer, message)
+        if pair is not None and self._lite:
+            self._checked_lite(generation, pair, message)
+        elif pair is not None and not pair.barred:
+            self._checked(now, generation, pair, message)
+        return pair
 
     def _authenticate(self, now: float, base: Base, peer: Address, message: Message, size: int) -> Generation | None:
         """Whose credentials the request carries (RFC 8489 §9.1.3); strangers get their error unsigned, and few of
@@ -529,12 +532,9 @@ class Checker:
         self.set_role(not self.controlling)
         return False
 
-    def _checked(self, now: float, generation: Generation, check: EarlyCheck) -> None:
-        """What an authenticated check does to its pair (RFC 8445 §7.3.1.3 to §7.3.1.5)."""
-        pair = self._pair_of(generation, check)
-        if pair is None or pair.barred:
-            return
-        wants = "USE-CANDIDATE" in check.message.attributes and not self.controlling
+    def _checked(self, now: float, generation: Generation, pair: Pair, message: Message) -> None:
+        """RFC 8445 §7.3.1.4 and §7.3.1.5."""
+        wants = not self.controlling and "USE-CANDIDATE" in message.attributes
         chosen = generation.selection.pair_of(pair.component)
         if not (wants or self.controlling):
             pair.deliberate = True
@@ -554,12 +554,11 @@ class Checker:
         elif wants:
             self._outputs.append(Nominated(generation, pair))
 
-    def _checked_lite(self, generation: Generation, check: EarlyCheck) -> None:
+    def _checked_lite(self, generation: Generation, pair: Pair, message: Message) -> None:
         """A lite agent trusts the peer's choice and checks nothing (RFC 8445 §7.3.2)."""
-        pair = self._pair_of(generation, check)
-        if pair is not None and "USE-CANDIDATE" not in check.message.attributes:
+        if "USE-CANDIDATE" not in message.attributes:
             pair.deliberate = True
-        elif pair is not None:
+        else:
             for state in (PairState.WAITING, PairState.IN_PROGRESS, PairState.SUCCEEDED):
                 if pair.state is not PairState.SUCCEEDED:
                     generation.checks.set(pair, state)
@@ -567,12 +566,8 @@ class Checker:
             self._outputs.append(Valid(generation, pair, (local.host, local.port), local.priority))
             self._outputs.append(Nominated(generation, pair))
 
-    def _pair_of(self, generation: Generation, check: EarlyCheck) -> Pair | None:
-        """The pair that was checked, made from a peer-reflexive candidate if need be (RFC 8445 §7.3.1.3)."""
-        base, peer = check.base, check.peer
-        pair = generation.checks.find(base.link, peer)
-        if pair is not None:
-            return pair
+    def _new_pair(self, generation: Generation, base: Base, peer: Address, message: Message) -> Pair | None:
+        """The pair that was checked, with a peer-reflexive candidate if need be (RFC 8445 §7.3.1.3)."""
         component = base.candidate.component
         if component not in generation.components:
             return None
@@ -585,7 +580,7 @@ class Checker:
                 foundation=self._random(8).hex(),
                 component=component,
                 transport="udp",
-                priority=check.message.attributes["PRIORITY"],
+                priority=message.attributes["PRIORITY"],
                 host=peer[0],
                 port=peer[1],
                 type="prflx",
