@@ -465,7 +465,8 @@ async def test_what_waits_when_the_pair_changes(silent: bool) -> None:
         other.bind((HOST, 0))
         if silent:
             a._handle_output(Unroute(1))
-        a._use(1, use.protocol, host_candidate(*other.getsockname()))
+        there = other.getsockname()
+        a._use(1, use.protocol, host_candidate(*there), there)
         await a.send(b"new")
         unblock(transport)
         await until(lambda: not transport.get_write_buffer_size())

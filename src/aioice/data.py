@@ -41,8 +41,9 @@ class CandidatePair:
         #: ``send_soon(data, addr)`` of the transport in use.
         self.send_soon: Callable[[bytes, Address], object]
 
-    def open(self) -> CandidatePair:
-        """The transport carries data from now on; ours count it, and gather what leaves together."""
+    def open(self, peer: Address) -> CandidatePair:
+        """The transport carries data to ``peer`` from now on; ours count it, and gather what leaves together."""
+        self.remote_addr = peer
         transport: Any = self.protocol.transport
         self.send_soon = getattr(transport, "send_soon", transport.sendto)
         return self
@@ -269,10 +270,10 @@ class DataPath:
 
     # ------------------------------------------------------------------------------------------------ pairs in use
 
-    def _use(self, component: int, protocol: StunProtocol, remote: Candidate) -> None:
+    def _use(self, component: int, protocol: StunProtocol, remote: Candidate, peer: Address) -> None:
         """Data of the component leaves on this pair from now on."""
         self._wake_writers(component)
-        self._nominated[component] = CandidatePair(protocol, remote).open()
+        self._nominated[component] = CandidatePair(protocol, remote).open(peer)
         self._was_connected = True
 
     def _wake_writers(self, component: int) -> None:

@@ -192,7 +192,7 @@ class RunningAgent(DataPath):
             elif isinstance(output, Revoke):
                 protocol.accepted.pop(output.peer, None)
             else:
-                self._use(output.component, protocol, output.remote)
+                self._use(output.component, protocol, output.remote, output.peer)
         elif isinstance(output, Unroute):
             self._stop_using(output.component)
         elif isinstance(output, Notify):

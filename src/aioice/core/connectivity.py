@@ -474,8 +474,8 @@ class Checker:
             self._transmit(base, peer, error_answer(message, 487, key))
         else:
             self._transmit(base, peer, binding_response(message.transaction_id, peer, key))
-            self._outputs.append(Heard(base, peer))
             pair = generation.checks.find(base.link, peer)
+            self._outputs.append(Heard(base, peer if pair is None else pair.peer))
             if generation is self.generations[0]:
                 if generation.checking:
                     pair = self._act_on(now, generation, base, peer, message)

@@ -111,7 +111,7 @@ class Requests:
         self.tunables = tunables
         #: None as most of the time.
         self._pending: dict[bytes, Request] | None = None
-        self._timers: list[tuple[float, Request]] = []
+        self._timers: list[tuple[float, Request]] | None = None
 
     def __len__(self) -> int:
         return len(self._pending or ())
@@ -138,8 +138,8 @@ class Requests:
         else:
             sends = 1 + (self.tunables.retry_max if retransmissions is None else retransmissions)
             request = Request(transaction_id, data, link, peer, context, now, rto or self.tunables.retry_rto, sends)
-        if self._pending is None:
-            self._pending = {}
+        if self._pending is None or self._timers is None:
+            self._pending, self._timers = {}, []
         self._pending[transaction_id] = request
         heappush(self._timers, (request.deadline, request))
         return request
@@ -156,7 +156,7 @@ class Requests:
 
     def end(self, request: Request) -> None:
         """The request is answered or no longer of interest."""
-        if self._pending is None:
+        if self._pending is None or self._timers is None:
             return
         self._pending.pop(request.transaction_id, None)
         if not self._pending:
@@ -166,8 +166,7 @@ class Requests:
             heapify(self._timers)
 
     def end_all(self) -> None:
-        self._pending = None
-        self._timers = []
+        self._pending = self._timers = None
 
     def all(self) -> list[Request]:
         return list((self._pending or {}).values())
@@ -197,6 +196,9 @@ class Requests:
         return again, failed
 
     def poll_timeout(self) -> float | None:
-        while self._timers and not self._current(self._timers[0]):
-            heappop(self._timers)
-        return self._timers[0][0] if self._timers else None
+        timers = self._timers
+        if timers is None:
+            return None
+        while not self._current(timers[0]):
+            heappop(timers)
+        return timers[0][0]
