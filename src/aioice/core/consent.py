@@ -74,28 +74,19 @@ class Consent:
     def last_answer(self) -> float:
         return self._answered
 
-    @property
-    def _doubtful_at(self) -> float | None:
-        """From here on the peer may be gone: half of the time has passed, and a request stands unanswered."""
-        if self._unanswered_since is None:
-            return None
-        return max(self._answered + self.lifetime / 2, self._unanswered_since + TIME_TO_ANSWER)
-
-    @property
-    def _expires_at(self) -> float | None:
-        if self._unanswered_since is None:
-            return None
-        return max(self._answered + self.lifetime, self._unanswered_since + TIME_TO_ANSWER)
+    def _passed(self, unanswered_since: float, part: float) -> float:
+        """When this part of the lifetime has passed since the last answer, and a request had its time to be answered."""
+        return max(self._answered + self.lifetime * part, unanswered_since + TIME_TO_ANSWER)
 
     def doubtful(self, now: float) -> bool:
-        return self._doubtful_at is not None and now >= self._doubtful_at
+        """The peer may be gone: half of the time has passed, and a request stands unanswered."""
+        return self._unanswered_since is not None and now >= self._passed(self._unanswered_since, 0.5)
 
     def expired(self, now: float) -> bool:
-        return self._expires_at is not None and now >= self._expires_at
+        return self._unanswered_since is not None and now >= self._passed(self._unanswered_since, 1)
 
     def poll_timeout(self, doubted: bool) -> float:
         """The next thing to happen; ``doubted`` if :meth:`doubtful` was acted on already."""
         if self._unanswered_since is None:
             return self._ask_at
-        times = (self._ask_at, self._expires_at if doubted else self._doubtful_at)
-        return min(time for time in times if time is not None)
+        return min(self._ask_at, self._passed(self._unanswered_since, 1 if doubted else 0.5))
