@@ -81,8 +81,9 @@ async def idle(pairs: Pairs) -> dict[str, float]:
     gc.freeze()
     await asyncio.sleep(6)
     cpu, wall = time.process_time(), time.perf_counter()
-    late = await lags(IDLE)
+    await asyncio.sleep(IDLE)
     used = (time.process_time() - cpu) / (time.perf_counter() - wall) * 100
+    late = await lags(IDLE)
     return {"cpu": used, "p50": late[len(late) // 2], "p99": late[len(late) * 99 // 100], "max": late[-1]}
 
 

@@ -7,6 +7,7 @@ accepted and through what it leaves, and never sees that data.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .accepting import Accepting
@@ -85,7 +86,7 @@ class Agent:
         "_random",
         "_tunables",
         "_outputs",
-        "_number",
+        "next_number",
         "_inner",
         "_gatherer",
         "_checker",
@@ -116,7 +117,8 @@ class Agent:
         self._random = random
         self._tunables = tunables or Tunables()
         self._outputs: list[Output] = []
-        self._number = 0
+        #: A number for a link or a query, never used before.
+        self.next_number: Callable[[], int] = count(1).__next__
         #: What the children have to say, in its order.
         inner: list[Any] = []
         self._inner = inner
@@ -156,11 +158,6 @@ class Agent:
         self._done_told = False
         self._generation = self._new_generation(local_username, local_password)
         self._checker.use([self._generation])
-
-    def next_number(self) -> int:
-        """A number for a link or a query, never used before."""
-        self._number += 1
-        return self._number
 
     def _new_generation(self, username: str, password: str) -> Generation:
         config = self._config
