@@ -269,13 +269,14 @@ class Allocation:
 
     def release(self, now: float, link: int) -> None:
         """Nobody wants the relayed address behind ``link`` any more: delete it, and with the last one all."""
-        relay = next((relay for relay in self._relays.values() if relay.link == link), None)
-        if relay is None:
+        peers, relay = self._peers, next((relay for relay in self._relays.values() if relay.link == link), None)
+        if peers is None or relay is None:
             return
         if len(self._relays) == 1:
             self.close(now)
             return
         self._drop(relay)
+        self._drain(now, peers)
         # RFC 8656 §8.1
         family = {"LIFETIME": 0, "REQUESTED-ADDRESS-FAMILY": FAMILIES[relay.family]}
         self._transactions.ask(now, Method.REFRESH, family, relay)
