@@ -7,22 +7,11 @@ from typing import Any
 import pytest
 
 from aioice.core.checklist import Pair, PairState
-from aioice.core.connectivity import (
-    MAX_CANCELLED,
-    MAX_CONFLICTS,
-    NOMINATION_RETRANSMISSIONS,
-    ConsentAnswered,
-    ConsentRefused,
-    Dead,
-    Heard,
-    Nominated,
-    PeerChecks,
-    RoleChanged,
-    Valid,
-)
+from aioice.core.connectivity import MAX_CANCELLED, MAX_CONFLICTS, NOMINATION_RETRANSMISSIONS
 from aioice.core.generation import MAX_EARLY_CHECKS, MAX_PEER_REFLEXIVE
 from aioice.core.machine import Close, Reason, Transmit, Tunables
 from aioice.core.message import Class, Message, Method, parse_message
+from aioice.core.outcomes import ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, PeerChecks, RoleChanged, Valid
 from aioice.core.responder import BURST
 from tests.core.check_scene import ELSEWHERE, MAPPED, PEER, TA, TIE_BREAKER, Scene, check, unknown_attribute
 from tests.core.pairs import advance, base, candidate

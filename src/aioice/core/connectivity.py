@@ -15,6 +15,7 @@ from .checklist import PairState
 from .generation import EarlyCheck, Generation
 from .machine import Transmit
 from .message import Class, Method, binding_request, binding_response, parse_message
+from .outcomes import ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, PeerChecks, RoleChanged, Valid
 from .record import Record
 from .requests import Requests, duration
 from .responder import Strangers, error_answer, is_for
@@ -49,55 +50,6 @@ class Check(Record):
     nominating: bool
     priority: int
     consent: bool
-
-
-class Heard(Record):
-    """The peer has shown at this address that it knows our password."""
-
-    base: Base
-    peer: Address
-
-
-class PeerChecks(Record):
-    """The first check of the peer for a component of this generation."""
-
-    generation: Generation
-
-
-class Valid(Record):
-    """A check of the pair succeeded; the peer saw it come from ``mapped``."""
-
-    generation: Generation
-    pair: Pair
-    mapped: Address
-    priority: int
-
-
-class Nominated(Record):
-    generation: Generation
-    pair: Pair
-
-
-class Dead(Record):
-    """The pair failed, as a check or as a nomination."""
-
-    generation: Generation
-    pair: Pair
-
-
-class RoleChanged(Record):
-    controlling: bool
-
-
-class ConsentAnswered(Record):
-    pair: Pair
-    transaction_id: bytes
-
-
-class ConsentRefused(Record):
-    """An authenticated 403: the peer revokes (RFC 7675 §5.2)."""
-
-    pair: Pair
 
 
 class Checker:
