@@ -598,6 +598,18 @@ class TestTriggeredChecks:
         scene.answer(first).wait(1.0)
         assert pair.state is PairState.SUCCEEDED and len(scene.checks) == 1
 
+    def test_then_no_other_leaves_in_its_place(self) -> None:
+        """The others keep their pace."""
+        scene = Scene()
+        pair, first = scene.checked(foundation="a")
+        scene.checked(foundation="b")
+        scene.pair(foundation="c")
+        scene.wait(TA / 2).hear(peer=pair.peer)
+        scene.answer(first).wait(0)
+        assert len(scene.checks) == 2
+        scene.wait(TA / 2)
+        assert len(scene.checks) == 3
+
     def test_an_answer_to_the_check_that_waits_for_its_turn(self) -> None:
         scene = Scene()
         pair, first = scene.checked()

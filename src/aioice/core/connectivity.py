@@ -38,6 +38,7 @@ MAX_CANCELLED = 4
 #: Retransmissions of a nomination while another valid pair could be nominated instead: 3.5 s at the RTO of RFC 8445
 #: §14.3.
 NOMINATION_RETRANSMISSIONS = 2
+NEVER = float("inf")
 
 
 class Check(Record):
@@ -61,6 +62,7 @@ class Checker:
         "_lite",
         "_ta",
         "_next_check",
+        "_repeat_at",
         "_strangers",
         "_outputs",
         "controlling",
@@ -84,6 +86,8 @@ class Checker:
         self._lite = lite
         self._ta = ta
         self._next_check = float("-inf")
+        #: When the first triggered check may leave, though it is not the time for the next one.
+        self._repeat_at = NEVER
         self._strangers: Strangers | None = None
         #: Where outputs go: a parent may drain one queue for all its children, so that they stay in order.
         self._outputs: list[Any] = [] if outputs is None else outputs
@@ -123,7 +127,7 @@ class Checker:
 
     def go_on(self, now: float) -> None:
         """The check list has got more pairs; what is due at this very moment leaves by the timer."""
-        if now > self._next_check:
+        if now != self._repeat_at:
             self._pace(now)
 
     def nominate(self, now: float, generation: Generation, pair: Pair) -> None:
@@ -209,12 +213,16 @@ class Checker:
     def _pace(self, now: float) -> None:
         """The next check, unless the last one left less than Ta ago (RFC 8445 §6.1.4.2)."""
         generation = self.generations[0]
-        if now < self._next_check or not generation.checking or self._lite:
+        if now < self._due(generation) or not generation.checking or self._lite:
             return
         pair = generation.checks.next_check()
         if pair is not None:
             self._send_check(now, generation, pair)
             self._next_check = now + self._ta
+            self._repeat_at = NEVER
+
+    def _due(self, generation: Generation) -> float:
+        return min(self._next_check, self._repeat_at) if generation.checks.triggered else self._next_check
 
     def _check_at_once(self, now: float, generation: Generation, pair: Pair) -> None:
         """Ahead of the pacing (docs/rfc.md), but no pair more often than that."""
@@ -224,13 +232,18 @@ class Checker:
         if pair.state is PairState.IN_PROGRESS:
             # As soon as all is read that has come: the answer to the last check may wait behind the peer's.
             generation.checks.trigger(pair)
-            self._next_check = now
+            self._repeat_at = now
             return
         if pair.state is not PairState.SUCCEEDED and pair.state is not PairState.WAITING:
             generation.checks.set(pair, PairState.WAITING)
-        generation.checks.untrigger(pair)
+        self._untrigger(generation, pair)
         self._send_check(now, generation, pair)
         self._next_check = max(self._next_check, now + self._ta)
+
+    def _untrigger(self, generation: Generation, pair: Pair) -> None:
+        generation.checks.untrigger(pair)
+        if not generation.checks.triggered:
+            self._repeat_at = NEVER
 
     def _send_check(self, now: float, generation: Generation, pair: Pair) -> None:
         if pair.request is not None:
@@ -359,7 +372,7 @@ class Checker:
 
     def _succeeded(self, now: float, check: Check, request: Request, mapped: Address) -> None:
         generation, pair = check.generation, check.pair
-        generation.checks.untrigger(pair)
+        self._untrigger(generation, pair)
         if pair.barred:
             return
         if pair.state in (PairState.FROZEN, PairState.FAILED):
@@ -387,6 +400,7 @@ class Checker:
         pair.use_candidate = False
         if pair.request is not None:
             pair.request.stop()
+        self._untrigger(generation, pair)
         generation.checks.fail(pair, why)
         self._outputs.append(Dead(generation, pair))
 
@@ -569,4 +583,5 @@ class Checker:
         generation = self.generations[0]
         if not (generation.checking and generation.checks.has_work):
             return deadline
-        return self._next_check if deadline is None else min(deadline, self._next_check)
+        due = self._due(generation)
+        return due if deadline is None else min(deadline, due)
