@@ -277,11 +277,12 @@ class Checker:
             generation.remote_key,
         )
         check = Check(generation, pair, self.controlling, use_candidate, priority, consent_timeout is not None)
-        # RFC 8445 §14.3
-        rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
-        left = None if consent_timeout is not None else max(0, self._retransmissions_left(now, pair, rto))
+        rto = left = None
         if consent_timeout is None:
             pair.requests_sent += 1
+            # RFC 8445 §14.3
+            rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
+            left = max(0, self._retransmissions_left(now, pair, rto))
         else:
             pair.consent_requests_sent += 1
         self._outputs.append(Transmit(pair.base.link, pair.peer, data))
