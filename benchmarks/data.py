@@ -9,7 +9,8 @@ CASE is PEER-WAY-SIZE with the options after it, joined by ``+``, as in ``aioice
 * ways: ``oneway`` (await send, await recv), ``batch`` (send_many, recv_many), ``callback`` (send_many,
   set_receiver), ``pingpong``; ``relayout`` and ``relayin`` through a coturn; ``checksum`` sends as many datagrams of
   random sizes up to SIZE as SECONDS says, in bursts, and compares what has arrived with what was sent
-* options: ``uvloop``, ``warm`` (the heap has room), ``plain`` (UDP_SEGMENT and UDP_GRO off)
+* options: ``uvloop``, ``warm`` (the heap has room), ``plain`` (UDP_SEGMENT and UDP_GRO off); a number: so many pairs,
+  each of which sends eight datagrams at a time
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SECONDS = 0.5
 #: What is on its way at a time: more than the default receive buffer of a socket holds would be lost.
 WINDOW = 64
 WINDOW_BYTES = 96 << 10
+#: Datagrams that each of several pairs sends at a time.
+SHARE = 8
 
 PINS: list[bytes] = []
 #: What is done to the heap before a measurement.
@@ -116,9 +119,14 @@ async def measured(sender: Callable[[], Coroutine[Any, Any, None]], flow: Flow, 
 
 
 async def one_way(a: Any, b: Any, size: int, seconds: float) -> Any:
-    flow, data = Flow(size), bytes(size)
+    return await many([(a, b)], size, seconds)
 
-    async def receive() -> None:
+
+async def many(pairs: list[tuple[Any, Any]], size: int, seconds: float) -> Any:
+    flow, data = Flow(size), bytes(size)
+    share = flow.window if len(pairs) == 1 else SHARE
+
+    async def receive(b: Any) -> None:
         recv = b.recv
         while True:
             await recv()
@@ -127,15 +135,17 @@ async def one_way(a: Any, b: Any, size: int, seconds: float) -> Any:
                 flow.arrive(0)
 
     async def burst() -> None:
-        send = a.send
-        flow.sent += flow.window
-        for _ in range(flow.window):
-            await send(data)
+        flow.sent += share * len(pairs)
+        for a, _ in pairs:
+            send = a.send
+            for _ in range(share):
+                await send(data)
         await flow.room()
 
-    receiving = asyncio.ensure_future(receive())
+    receiving = [asyncio.ensure_future(receive(b)) for _, b in pairs]
     result = await measured(burst, flow, seconds)
-    receiving.cancel()
+    for task in receiving:
+        task.cancel()
     return result
 
 
@@ -240,6 +250,16 @@ async def aioice(way: str, size: int, seconds: float, **relay: Any) -> Any:
     return result
 
 
+async def crowd(count: int, size: int, seconds: float) -> Any:
+    from many import close, connected
+
+    cases.many_files()
+    pairs = await connected(count)
+    result = await many(pairs, size, seconds)
+    await close(pairs)
+    return result
+
+
 async def bare(peer: str, way: str, size: int, seconds: float) -> Any:
     import floor
 
@@ -273,6 +293,8 @@ def main() -> None:
                 server = {"turn_server": (cases.HOST, port), "turn_username": cases.USER}
                 server |= {"turn_password": cases.PASSWORD, "transport_policy": cases.relay_only()}
                 result = runner.run(aioice(way, int(size), seconds, **server))
+        elif count := next((int(option) for option in options if option.isdigit()), 0):
+            result = runner.run(crowd(count, int(size), seconds))
         else:
             result = runner.run(aioice(way, int(size), seconds))
     print(json.dumps(result))

@@ -39,6 +39,15 @@ ROWS = [
     Row("64 B, send_many / recv_many", "data-64", f"{OLD} aioice-oneway-64", f"{NEW} aioice-batch-64"),
     Row("8000 B, await send / await recv", "data-8000", f"{OLD} aioice-oneway-8000", f"{NEW} aioice-oneway-8000"),
     Row("8000 B, send_many / recv_many", "data-8000", f"{OLD} aioice-oneway-8000", f"{NEW} aioice-batch-8000"),
+    *(
+        Row(
+            f"1200 B on {count} connections, await send / await recv",
+            "data-many",
+            f"{OLD} aioice-oneway-1200+{count}",
+            f"{NEW} aioice-oneway-1200+{count}",
+        )
+        for count in (10, 1000)
+    ),
     Row(
         "1200 B, uvloop on both sides",
         "data-uvloop",

@@ -24,6 +24,7 @@ from cases import (
     connect,
     exchange,
     gather,
+    many_files,
     one_address,
     relay_only,
     turn_server,
@@ -194,8 +195,7 @@ CASES: dict[str, Callable[[int], Result]] = {
 
 def main() -> None:
     one_address()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    many_files()
     print(json.dumps(CASES[sys.argv[1]](int(sys.argv[2]))))
 
 

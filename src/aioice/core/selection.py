@@ -43,10 +43,7 @@ class Selection:
 
     def pair_of(self, component: int) -> Pair | None:
         """The pair in use of a component."""
-        for pair in self.pairs:
-            if pair.component == component:
-                return pair
-        return None
+        return _of_component(component, self.pairs)
 
     def _use(self, pair: Pair) -> None:
         self.pairs = (*[other for other in self.pairs if other.component != pair.component], pair)
@@ -97,10 +94,7 @@ class Selection:
 
     def nominating(self, component: int) -> Pair | None:
         """The pair whose nomination is in flight."""
-        for pair in self._nominating:
-            if pair.component == component:
-                return pair
-        return None
+        return _of_component(component, self._nominating)
 
     def failed(self, pair: Pair) -> bool:
         """The pair is dead; returns whether it was in use."""
@@ -116,9 +110,7 @@ class Selection:
         self.due = None
         for component in components:
             current = self.pair_of(component)
-            if current is None or current.nominated and component not in self.doubted:
-                continue
-            if self.nominating(component) is not None:
+            if current is None or self.settled(component) or self.nominating(component) is not None:
                 continue
             pairs = [pair for pair in checks.of_component(component) if not pair.nominated]
             best = next((p for p in pairs if p.state is PairState.SUCCEEDED and p.valid_since is not None), None)
@@ -143,3 +135,10 @@ class Selection:
         """Nominations in flight are void: the other side nominates now (RFC 8445 §7.3.1.1)."""
         self._nominating = ()
         self.due = None
+
+
+def _of_component(component: int, pairs: tuple[Pair, ...]) -> Pair | None:
+    for pair in pairs:
+        if pair.component == component:
+            return pair
+    return None
