@@ -260,7 +260,12 @@ class Checker:
         if now < self._next_check or not generation.checking or self._lite:
             return
         pair = generation.checks.next_check()
-        if pair is not None:
+        if pair is None:
+            self._next_check = now - self._ta  # what comes up at this very moment need not wait for another timer
+        elif now < pair.sent_at + self._ta:
+            generation.checks.trigger(pair)
+            self._next_check = pair.sent_at + self._ta
+        else:
             self._send_check(now, generation, pair)
             self._next_check = now + self._ta
 
@@ -269,7 +274,7 @@ class Checker:
         if now - pair.sent_at < self._ta:
             generation.checks.trigger(pair)
             return
-        if pair.state is PairState.IN_PROGRESS:
+        if pair.request is not None:
             # As soon as all is read that has come: the answer to the last check may wait behind the peer's.
             generation.checks.trigger(pair)
             self._next_check = now
