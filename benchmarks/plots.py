@@ -57,11 +57,12 @@ def ratios(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def growth(content: dict[str, Any], path: Path) -> None:
-    """What a pair costs, by the number of pairs in the process: memory, and idle CPU."""
+    """What pairs cost, by their number in the process."""
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.5))
-    for axes, name, label in zip(panels, ("kib", "cpu"), ("MiB of memory", "% of a processor, idle"), strict=True):
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.5))
+    labels = {"kib": "MiB of memory", "cpu": "% of a processor, idle", "all": "seconds to connect, ten at a time"}
+    for axes, (name, label) in zip(panels, labels.items(), strict=True):
         for side in ("old", "new"):
             crowds = {
                 int(case.removeprefix("crowd-")): statistics.median(numbers[name])

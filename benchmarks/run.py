@@ -113,7 +113,7 @@ class Row(NamedTuple):
     def reach(self) -> str:
         if self.limit is not None:
             return f"≤ {self.limit:g} {self.unit}"
-        return "" if self.ratio is None else f"≤ 1/{1 / self.ratio:g}"
+        return "" if self.ratio is None else f"≤ 1/{1 / self.ratio:.3g}"
 
 
 ROWS = [
@@ -199,12 +199,17 @@ def table(found: list[dict[str, object]]) -> str:
     marks = {True: "yes", False: "**no**", None: ""}
     for row in found:
         times = "" if row["ratio"] is None else f"{row['ratio']:.3g}"
-        before = "–" if row["old"] is None else f"{row['old']:.3g} {row['unit']}"
-        cells = [before, f"{row['new']:.3g} {row['unit']}", times, str(row["reach"])]
+        cells = [_amount(row["old"], row["unit"]), _amount(row["new"], row["unit"]), times, str(row["reach"])]
         reached = row["reached"]
         assert reached is None or isinstance(reached, bool)
         lines.append(f"| {row['case']} | {' | '.join(cells)} | {marks[reached]} |")
     return "\n".join(lines)
+
+
+def _amount(value: object, unit: object) -> str:
+    if not isinstance(value, float):
+        return "–"
+    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
 
 
 # -------------------------------------------------------------------------------------------------------- running

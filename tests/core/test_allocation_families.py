@@ -304,6 +304,38 @@ class TestRefresh:
         assert scene.allocation.state is State.READY
 
 
+class TestRelease:
+    """RFC 8656 §8.1: by a refresh without lifetime, of one family or of all."""
+
+    def deletions(self, scene: Scene) -> list[int | None]:
+        refreshes = [seen.message.attributes for seen in scene.requests(Method.REFRESH) if seen.message]
+        return [attributes.get(FAMILY) for attributes in refreshes if attributes["LIFETIME"] == 0]
+
+    def test_one_after_the_other(self) -> None:
+        scene = dual()
+        scene.send(b"data", PEER6)
+        scene.settle()
+        scene.outputs.clear()
+        scene.allocation.release(scene.now, RELAY6)
+        scene.settle()
+        assert self.deletions(scene) == [FAMILIES[6]]
+        assert scene.outputs == [Close(RELAY6)] and scene.channels[-1] == ChannelUnbound(RELAY6, PEER6)
+        scene.seen.clear()
+        scene.run(3600)
+        about = [seen.message.attributes[FAMILY] for seen in scene.requests(Method.REFRESH) if seen.message]
+        assert set(about) == {FAMILIES[4]}
+        scene.allocation.release(scene.now, RELAY)
+        scene.settle()
+        assert self.deletions(scene) == [None]
+        assert scene.outputs[1:] == [Close(RELAY), Close(LINK), Done("closed")]
+
+    def test_one_that_is_not_there(self) -> None:
+        scene = dual()
+        scene.allocation.release(scene.now, LINK)
+        scene.settle()
+        assert scene.outputs == [] and scene.methods() == []
+
+
 class TestClose:
     def test_one_deletion_for_both(self) -> None:
         scene = dual()

@@ -7,22 +7,11 @@ from typing import Any
 import pytest
 
 from aioice.core.checklist import Pair, PairState
-from aioice.core.connectivity import (
-    MAX_CANCELLED,
-    MAX_CONFLICTS,
-    NOMINATION_RETRANSMISSIONS,
-    ConsentAnswered,
-    ConsentRefused,
-    Dead,
-    Heard,
-    Nominated,
-    PeerChecks,
-    RoleChanged,
-    Valid,
-)
+from aioice.core.connectivity import MAX_CANCELLED, MAX_CONFLICTS, NOMINATION_RETRANSMISSIONS
 from aioice.core.generation import MAX_EARLY_CHECKS, MAX_PEER_REFLEXIVE
 from aioice.core.machine import Close, Reason, Transmit, Tunables
 from aioice.core.message import Class, Message, Method, parse_message
+from aioice.core.outcomes import ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, PeerChecks, RoleChanged, Valid
 from aioice.core.responder import BURST
 from tests.core.check_scene import ELSEWHERE, MAPPED, PEER, TA, TIE_BREAKER, Scene, check, unknown_attribute
 from tests.core.pairs import advance, base, candidate
@@ -642,6 +631,18 @@ class TestTriggeredChecks:
         scene.go_on()
         assert scene.asked == [pair.peer[1], other.peer[1]]
         assert (scene.checker.poll_timeout() or 0) > scene.now
+
+    def test_then_no_other_leaves_in_its_place(self) -> None:
+        """The others keep their pace."""
+        scene = Scene()
+        pair, first = scene.checked(foundation="a")
+        scene.checked(foundation="b")
+        scene.pair(foundation="c")
+        scene.wait(TA / 2).hear(peer=pair.peer)
+        scene.answer(first).wait(0)
+        assert len(scene.checks) == 2
+        scene.wait(TA / 2)
+        assert len(scene.checks) == 3
 
     def test_an_answer_to_the_check_that_waits_for_its_turn(self) -> None:
         scene = Scene()

@@ -465,6 +465,15 @@ class TestFamilies:
         assert later and not any("ADDITIONAL-ADDRESS-FAMILY" in attributes for attributes in later)
         assert relays(scene) == [RELAYED[0], RELAYED[0]]
 
+    def test_a_server_that_lacks_all_that_is_wanted(self) -> None:
+        scene = Scene(None, TURN_SERVER, families=(6,))
+        scene.turns[TURN] = refusing(440)
+        scene.gather()
+        asked = len(scene.asked(Method.ALLOCATE))
+        scene.gather(component=2)
+        assert scene.verdicts == ["refused", "refused"] and {report.code for report in scene.reports} == {440}
+        assert len(scene.asked(Method.ALLOCATE)) == asked
+
     @pytest.mark.parametrize(("code", "after"), [(440, False), (508, True)])
     def test_a_family_that_the_server_has_no_room_for(self, code: int, after: bool) -> None:
         """RFC 8656 §7.4: unlike one that it lacks, it is asked for again after a minute."""

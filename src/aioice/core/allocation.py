@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .credentials import LongTermCredentials
 from .deadlines import Deadlines
 from .demux import MAX_DATA, is_channel_data, pad
-from .grants import FAMILIES, granted, wishes
+from .grants import FAMILIES, Allocated, AllocationFailed, AllocationLost, FamilyMissing, granted, wishes
 from .lifetime import Relay
 from .machine import (
     ChannelBound,
@@ -94,49 +94,6 @@ class AllocationConfig(NamedTuple):
     renewable: bool = False
     #: When the credentials end, in the machine's time; None if nobody knows.
     expires: float | None = None
-
-
-# --------------------------------------------------------------------------------------------- outputs: to the parent
-
-
-class Allocated(NamedTuple):
-    """A relayed address is there; ``relay_link`` is the number it has been opened under."""
-
-    relay_link: int
-    relayed: Address
-    mapped: Address
-
-
-class FamilyMissing(NamedTuple):
-    """There is no relayed address of this family, though there may be one of the other.
-
-    ``code`` is the server's reason (RFC 8656 §7.3: after 440 it is not to be asked again, after 508 not for a minute);
-    0 if the server does not know how to give both: another allocation, on its own 5-tuple, may get it.
-    """
-
-    family: int
-    code: int
-
-
-class AllocationFailed(NamedTuple):
-    """There will be no relayed address; ``code`` and ``response`` are the server's if it refused, else 0 and None.
-
-    The next step is the parent's: :func:`aioice.core.turn_errors.verdict` tells it.
-    """
-
-    reason: Reason
-    code: int
-    detail: str
-    response: Message | None = None
-
-
-class AllocationLost(NamedTuple):
-    """The relayed address is no longer there; that of the other family may be."""
-
-    relay_link: int
-    detail: str
-    code: int = 0
-    response: Message | None = None
 
 
 #: What is meant for the parent, beside what :mod:`aioice.core.machine` has.
@@ -269,13 +226,14 @@ class Allocation:
 
     def release(self, now: float, link: int) -> None:
         """Nobody wants the relayed address behind ``link`` any more: delete it, and with the last one all."""
-        relay = next((relay for relay in self._relays.values() if relay.link == link), None)
-        if relay is None:
+        peers, relay = self._peers, next((relay for relay in self._relays.values() if relay.link == link), None)
+        if peers is None or relay is None:
             return
         if len(self._relays) == 1:
             self.close(now)
             return
         self._drop(relay)
+        self._drain(now, peers)
         # RFC 8656 §8.1
         family = {"LIFETIME": 0, "REQUESTED-ADDRESS-FAMILY": FAMILIES[relay.family]}
         self._transactions.ask(now, Method.REFRESH, family, relay)

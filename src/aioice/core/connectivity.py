@@ -15,6 +15,7 @@ from .checklist import PairState
 from .generation import EarlyCheck, Generation
 from .machine import Transmit
 from .message import Class, Method, binding_request, binding_response, parse_message
+from .outcomes import ConsentAnswered, ConsentRefused, Dead, Heard, Nominated, PeerChecks, RoleChanged, Valid
 from .record import Record
 from .requests import Requests, duration
 from .responder import Strangers, error_answer, is_for
@@ -37,6 +38,7 @@ MAX_CANCELLED = 4
 #: Retransmissions of a nomination while another valid pair could be nominated instead: 3.5 s at the RTO of RFC 8445
 #: §14.3.
 NOMINATION_RETRANSMISSIONS = 2
+NEVER = float("inf")
 
 
 class Check(Record):
@@ -51,55 +53,6 @@ class Check(Record):
     consent: bool
 
 
-class Heard(Record):
-    """The peer has shown at this address that it knows our password."""
-
-    base: Base
-    peer: Address
-
-
-class PeerChecks(Record):
-    """The first check of the peer for a component of this generation."""
-
-    generation: Generation
-
-
-class Valid(Record):
-    """A check of the pair succeeded; the peer saw it come from ``mapped``."""
-
-    generation: Generation
-    pair: Pair
-    mapped: Address
-    priority: int
-
-
-class Nominated(Record):
-    generation: Generation
-    pair: Pair
-
-
-class Dead(Record):
-    """The pair failed, as a check or as a nomination."""
-
-    generation: Generation
-    pair: Pair
-
-
-class RoleChanged(Record):
-    controlling: bool
-
-
-class ConsentAnswered(Record):
-    pair: Pair
-    transaction_id: bytes
-
-
-class ConsentRefused(Record):
-    """An authenticated 403: the peer revokes (RFC 7675 §5.2)."""
-
-    pair: Pair
-
-
 class Checker:
     """The checks of one agent; ``generations`` is set by the agent, the current one first."""
 
@@ -109,6 +62,7 @@ class Checker:
         "_lite",
         "_ta",
         "_next_check",
+        "_repeat_at",
         "_strangers",
         "_outputs",
         "controlling",
@@ -132,6 +86,8 @@ class Checker:
         self._lite = lite
         self._ta = ta
         self._next_check = float("-inf")
+        #: When the first triggered check may leave, though it is not the time for the next one.
+        self._repeat_at = NEVER
         self._strangers: Strangers | None = None
         #: Where outputs go: a parent may drain one queue for all its children, so that they stay in order.
         self._outputs: list[Any] = [] if outputs is None else outputs
@@ -171,7 +127,7 @@ class Checker:
 
     def go_on(self, now: float) -> None:
         """The check list has got more pairs; what is due at this very moment leaves by the timer."""
-        if now > self._next_check:
+        if now != self._repeat_at:
             self._pace(now)
 
     def nominate(self, now: float, generation: Generation, pair: Pair) -> None:
@@ -257,17 +213,21 @@ class Checker:
     def _pace(self, now: float) -> None:
         """The next check, unless the last one left less than Ta ago (RFC 8445 §6.1.4.2)."""
         generation = self.generations[0]
-        if now < self._next_check or not generation.checking or self._lite:
+        if now < self._due(generation) or not generation.checking or self._lite:
             return
         pair = generation.checks.next_check()
-        if pair is None:
-            self._next_check = now - self._ta  # what comes up at this very moment need not wait for another timer
-        elif now < pair.sent_at + self._ta:
+        self._repeat_at = NEVER
+        if pair is not None and now < pair.sent_at + self._ta:
+            # The timer came for one behind it, or for one that has been answered meanwhile.
             generation.checks.trigger(pair)
-            self._next_check = pair.sent_at + self._ta
-        else:
+            self._repeat_at = pair.sent_at + self._ta
+            self._next_check = max(self._next_check, self._repeat_at)
+        elif pair is not None:
             self._send_check(now, generation, pair)
             self._next_check = now + self._ta
+
+    def _due(self, generation: Generation) -> float:
+        return min(self._next_check, self._repeat_at) if generation.checks.triggered else self._next_check
 
     def _check_at_once(self, now: float, generation: Generation, pair: Pair) -> None:
         """Ahead of the pacing (docs/rfc.md), but no pair more often than that."""
@@ -277,13 +237,18 @@ class Checker:
         if pair.request is not None:
             # As soon as all is read that has come: the answer to the last check may wait behind the peer's.
             generation.checks.trigger(pair)
-            self._next_check = now
+            self._repeat_at = now
             return
         if pair.state is not PairState.SUCCEEDED and pair.state is not PairState.WAITING:
             generation.checks.set(pair, PairState.WAITING)
-        generation.checks.untrigger(pair)
+        self._untrigger(generation, pair)
         self._send_check(now, generation, pair)
         self._next_check = max(self._next_check, now + self._ta)
+
+    def _untrigger(self, generation: Generation, pair: Pair) -> None:
+        generation.checks.untrigger(pair)
+        if not generation.checks.triggered:
+            self._repeat_at = NEVER
 
     def _send_check(self, now: float, generation: Generation, pair: Pair) -> None:
         if pair.request is not None:
@@ -317,11 +282,12 @@ class Checker:
             generation.remote_key,
         )
         check = Check(generation, pair, self.controlling, use_candidate, priority, consent_timeout is not None)
-        # RFC 8445 §14.3
-        rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
-        left = None if consent_timeout is not None else max(0, self._retransmissions_left(now, pair, rto))
+        rto = left = None
         if consent_timeout is None:
             pair.requests_sent += 1
+            # RFC 8445 §14.3
+            rto = max(self._requests.tunables.retry_rto, self._ta * generation.checks.active)
+            left = max(0, self._retransmissions_left(now, pair, rto))
         else:
             pair.consent_requests_sent += 1
         self._outputs.append(Transmit(pair.base.link, pair.peer, data))
@@ -412,7 +378,7 @@ class Checker:
 
     def _succeeded(self, now: float, check: Check, request: Request, mapped: Address) -> None:
         generation, pair = check.generation, check.pair
-        generation.checks.untrigger(pair)
+        self._untrigger(generation, pair)
         if pair.barred:
             return
         if pair.state in (PairState.FROZEN, PairState.FAILED):
@@ -440,6 +406,7 @@ class Checker:
         pair.use_candidate = False
         if pair.request is not None:
             pair.request.stop()
+        self._untrigger(generation, pair)
         generation.checks.fail(pair, why)
         self._outputs.append(Dead(generation, pair))
 
@@ -622,4 +589,5 @@ class Checker:
         generation = self.generations[0]
         if not (generation.checking and generation.checks.has_work):
             return deadline
-        return self._next_check if deadline is None else min(deadline, self._next_check)
+        due = self._due(generation)
+        return due if deadline is None else min(deadline, due)

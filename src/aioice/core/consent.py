@@ -75,7 +75,7 @@ class Consent:
         return self._answered
 
     def _passed(self, unanswered_since: float, part: float) -> float:
-        """When this part of the lifetime has passed since the last answer, and a request had its time for one."""
+        """When this part of the lifetime has passed since the last answer, and a request had the time for one."""
         return max(self._answered + self.lifetime * part, unanswered_since + TIME_TO_ANSWER)
 
     def doubtful(self, now: float) -> bool:

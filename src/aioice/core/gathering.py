@@ -485,6 +485,8 @@ class Gatherer(Bases):
                 self._jobs = {number: other for number, other in self._jobs.items() if other is not job} or NOTHING
 
     def handle_timeout(self, now: float) -> None:
+        if not (self._jobs or self._turns or self._reflexive or self._relays):
+            return
         if self._turns is not None and now >= self._next_turn:
             while self._turns:
                 if self._turns.popleft()(now):

@@ -1,13 +1,13 @@
-"""What an Allocate request asks for, and what its answer grants (RFC 8656 §7.1 to §7.3)."""
+"""What an Allocate request asks for, what its answer grants (RFC 8656 §7.1 to §7.3), and what is told of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .record import Record
 
 if TYPE_CHECKING:
-    from .machine import Address
+    from .machine import Address, Reason
     from .message import Message
 
 #: RFC 8656 §18.8: UDP, in the first of four bytes.
@@ -61,3 +61,46 @@ def granted(message: Message, families: tuple[int, ...]) -> Grant | str:
     reasons = {6 if value[0] == 2 else 4: value[1] for value in errors}
     missing = {family: reasons.get(family, 0) for family in families if family not in relayed}
     return Grant(attributes["LIFETIME"], attributes["XOR-MAPPED-ADDRESS"], relayed, missing)
+
+
+# --------------------------------------------------------------------------------------------- told by the allocation
+
+
+class Allocated(NamedTuple):
+    """A relayed address is there; ``relay_link`` is the number it has been opened under."""
+
+    relay_link: int
+    relayed: Address
+    mapped: Address
+
+
+class FamilyMissing(NamedTuple):
+    """There is no relayed address of this family, though there may be one of the other.
+
+    ``code`` is the server's reason (RFC 8656 §7.3: after 440 it is not to be asked again, after 508 not for a minute);
+    0 if the server does not know how to give both: another allocation, on its own 5-tuple, may get it.
+    """
+
+    family: int
+    code: int
+
+
+class AllocationFailed(NamedTuple):
+    """There will be no relayed address; ``code`` and ``response`` are the server's if it refused, else 0 and None.
+
+    The next step is the parent's: :func:`aioice.core.turn_errors.verdict` tells it.
+    """
+
+    reason: Reason
+    code: int
+    detail: str
+    response: Message | None = None
+
+
+class AllocationLost(NamedTuple):
+    """The relayed address is no longer there; that of the other family may be."""
+
+    relay_link: int
+    detail: str
+    code: int = 0
+    response: Message | None = None

@@ -265,7 +265,7 @@ class Relays:
         families = self._families_of(now, attempt)
         if families == (4,) != attempt.families:
             families = ()  # IPv4 (RFC 8656 §7.2), also from a server that knows no families
-        elif attempt.families and not families:
+        elif not families:
             self._end(now, attempt, ServerVerdict.REFUSED, "it has said that it has no relays of this kind", 440)
             return False
         assert inquiry.address is not None

@@ -199,10 +199,10 @@ class Driver:
             return
         self._pumping = True
         machine = self.machine
+        poll_output = machine.poll_output
         try:
             while True:
-                while (output := machine.poll_output()) is not None:
-                    self._settled = False
+                while (output := poll_output()) is not None:
                     if not self._closed:
                         _HANDLERS[type(output)](self, output)
                 if self._reports:
@@ -220,7 +220,8 @@ class Driver:
                 self._emit(output)
         finally:
             self._pumping = False
-            self._tell_idle()
+            if self._when_idle is not None:
+                self._tell_idle()
 
     def close(self) -> None:
         """Close every link at once and end every task and the timer, whatever the machine thinks.
