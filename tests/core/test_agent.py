@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aioice.core.accepting import MAX_ACCEPTED
-from aioice.core.bases import Found
+from aioice.core.bases import BaseLost, Found
 from aioice.core.candidate import Candidate
 from aioice.core.checklist import PairState
 from aioice.core.events import (
@@ -761,6 +761,16 @@ class TestRelay:
         assert scene.pair.state is PairState.FAILED and scene.agent.local_candidates == []
         scene.from_relay(PEER, b"hello", server)
         assert scene.take(Deliver) == []
+
+    def test_that_ends_at_the_wake_up_that_repeats_a_check(self) -> None:
+        """As after a host has slept."""
+        scene = self.relayed().ready(peer_candidate(), components=())
+        scene.turn_answers = False
+        while not scene.take(BaseLost):
+            scene.now += 700.0
+            scene.agent.handle_timeout(scene.now)
+            scene.drain()  # nothing is sent on a link that is closed
+        assert scene.pair.state is PairState.FAILED
 
     def test_what_comes_after_the_end(self) -> None:
         """The allocation is still there until it is deleted."""

@@ -576,6 +576,20 @@ class TestTriggeredChecks:
         scene.wait(10 * TA)
         assert len(scene.checks) == 2
 
+    def test_nor_when_another_pair_makes_the_timer_come_early(self) -> None:
+        scene = Scene()
+        early, _ = scene.checked()
+        scene.wait(0.1)
+        late, _ = scene.checked()
+        scene.wait(TA / 4).hear(peer=late.peer)
+        scene.hear(peer=early.peer)
+        scene.wait(2 * TA)
+        assert scene.asked == [early.peer[1], late.peer[1]] * 2
+        first, again = [
+            when for when, transmit in scene.sent if transmit.peer == late.peer and transmit in scene.checks
+        ]
+        assert again - first > 0.99 * TA
+
     def test_a_check_in_progress_is_repaired(self) -> None:
         """A new transaction; the old one is not sent again, but its answer counts."""
         scene = Scene()
@@ -597,6 +611,26 @@ class TestTriggeredChecks:
         scene.wait(0.3).hear(peer=pair.peer)
         scene.answer(first).wait(1.0)
         assert pair.state is PairState.SUCCEEDED and len(scene.checks) == 1
+
+    def test_nor_when_it_came_behind_two_of_them(self) -> None:
+        scene = Scene()
+        pair, first = scene.checked()
+        scene.wait(0.3).hear(peer=pair.peer)
+        scene.hear(peer=pair.peer)
+        scene.answer(first).wait(1.0)
+        assert pair.state is PairState.SUCCEEDED and len(scene.checks) == 1
+
+    def test_what_comes_up_when_the_timer_found_nothing(self) -> None:
+        """The machine's promise: after ``handle_timeout`` it has nothing to do at this moment."""
+        scene = Scene()
+        pair, first = scene.checked()
+        scene.wait(0.3).hear(peer=pair.peer)
+        scene.answer(first)
+        scene.checker.handle_timeout(scene.now)
+        other = scene.pair()
+        scene.go_on()
+        assert scene.asked == [pair.peer[1], other.peer[1]]
+        assert (scene.checker.poll_timeout() or 0) > scene.now
 
     def test_then_no_other_leaves_in_its_place(self) -> None:
         """The others keep their pace."""
@@ -672,7 +706,7 @@ class TestTriggeredChecks:
         # Right after Ta, a request comes before the timer does.
         scene.now += TA
         scene.hear(peer=pair.peer)
-        assert scene.generation.checks.triggered == ()
+        assert scene.wait(0).generation.checks.triggered == ()
         scene.wait(0.4)
         assert len(scene.checks) == 2
 

@@ -467,6 +467,8 @@ class Agent(Session):
 
     def handle_timeout(self, now: float) -> None:
         self._gatherer.handle_timeout(now)
+        if self._inner:
+            self._drain_children(now)  # nothing may leave from a relay that it has just lost
         if not self._closed:
             generation = self._generation
             self._checker.handle_timeout(now)

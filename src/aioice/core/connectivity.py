@@ -216,10 +216,15 @@ class Checker:
         if now < self._due(generation) or not generation.checking or self._lite:
             return
         pair = generation.checks.next_check()
-        if pair is not None:
+        self._repeat_at = NEVER
+        if pair is not None and now < pair.sent_at + self._ta:
+            # The timer came for one behind it, or for one that has been answered meanwhile.
+            generation.checks.trigger(pair)
+            self._repeat_at = pair.sent_at + self._ta
+            self._next_check = max(self._next_check, self._repeat_at)
+        elif pair is not None:
             self._send_check(now, generation, pair)
             self._next_check = now + self._ta
-            self._repeat_at = NEVER
 
     def _due(self, generation: Generation) -> float:
         return min(self._next_check, self._repeat_at) if generation.checks.triggered else self._next_check
@@ -229,7 +234,7 @@ class Checker:
         if now - pair.sent_at < self._ta:
             generation.checks.trigger(pair)
             return
-        if pair.state is PairState.IN_PROGRESS:
+        if pair.request is not None:
             # As soon as all is read that has come: the answer to the last check may wait behind the peer's.
             generation.checks.trigger(pair)
             self._repeat_at = now
