@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -95,6 +95,19 @@ def test_no_time_between_checks() -> None:
     with pytest.raises(ValueError, match="ta must be seconds, more than 0"):
         Connection(ice_controlling=True, ta=0.0)
     Connection(ice_controlling=True, remote_ta=0, nomination_patience=0, relay_patience=0, patience=0)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_no_room_for_a_pair(value: float) -> None:
+    with pytest.raises(ValueError, match=f"^max_pairs must be 1 or more, .*, not {value}$"):
+        Connection(ice_controlling=True, max_pairs=cast("int", value))
+
+
+def test_a_wrong_number_is_no_other_connections() -> None:
+    """What is equal to it is told to all alike."""
+    with pytest.raises(TypeError):
+        Connection(ice_controlling=True, components=cast("int", 1.0))
+    Connection(ice_controlling=True)
 
 
 async def test_connect_twice_at_once() -> None:

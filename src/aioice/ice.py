@@ -416,6 +416,9 @@ class Connection(Gathering):
         """What programs may have changed in the modules; one object for all connections."""
         return _shared_tunables(CONSENT_INTERVAL, CONSENT_FAILURES, stun.RETRY_MAX, stun.RETRY_RTO)
 
+    def _make_stun_protocol(self) -> StunProtocol:
+        return StunProtocol(self)
+
     def _host_addresses(self) -> list[str]:
         """By the functions of this module, which programs replace."""
         if any(rewrite.interface is not None for rewrite in self._config.address_rewrites):

@@ -63,6 +63,10 @@ class RunningAgent(DataPath):
         """What programs may have changed."""
         raise NotImplementedError
 
+    def _make_stun_protocol(self) -> StunProtocol:
+        """Of the class that programs may have replaced."""
+        raise NotImplementedError
+
     def _end_gathering(self) -> None:
         """There is nothing more to wait for."""
         raise NotImplementedError
@@ -131,7 +135,7 @@ class RunningAgent(DataPath):
     def _make_protocol(self, link: int) -> asyncio.DatagramProtocol:
         if self._agent.is_server_link(link):
             return ServerProtocol(self, link)
-        protocol = StunProtocol(self)
+        protocol = self._make_stun_protocol()
         protocol.link = link
         return protocol
 

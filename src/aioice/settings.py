@@ -91,6 +91,8 @@ def agent_config(
     """The agent's view of a connection's parameters; what is seldom used is imported when it is."""
     if not 1 <= settings["components"] <= 256:
         raise ValueError("A stream has 1 to 256 components (RFC 8839 §5.1)")
+    if not settings["max_pairs"] >= 1:
+        raise ValueError(f"max_pairs must be 1 or more, 100 by default, not {settings['max_pairs']!r}")
     _check_seconds("nomination_patience", settings["direct_patience"])
     _check_seconds("relay_patience", settings["relay_patience"])
     if settings["patience"] is not None:
@@ -117,7 +119,7 @@ _PLAIN = frozenset(
 ) | {"relay_only", "relay_families"}
 
 
-@lru_cache(16)
+@lru_cache(16, typed=True)
 def _shared_config(**settings: Any) -> AgentConfig:
     """One for all connections that are told the same."""
     return AgentConfig(**settings)

@@ -318,6 +318,17 @@ class Answer(asyncio.DatagramProtocol):
         self.transport.sendto(bytes(response), addr)
 
 
+async def test_stun_protocol_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(ice.StunProtocol):
+        pass
+
+    monkeypatch.setattr(ice, "StunProtocol", Mine)
+    a, b = pair()
+    await gather(a, b)
+    assert {type(protocol) for protocol in a._protocols} == {Mine}
+    await close(a, b)
+
+
 async def test_stun_protocol_as_client(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(Answer, local_addr=(HOST, 0))
