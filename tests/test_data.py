@@ -6,6 +6,7 @@ import array
 import asyncio
 import errno
 import hashlib
+import math
 import random
 import socket
 from collections.abc import Callable
@@ -631,3 +632,10 @@ def test_on_every_loop(factory: Callable[[], asyncio.AbstractEventLoop]) -> None
 def test_with_batches_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linux, "HAS_OFFLOAD", False)
     asyncio.run(through_all_ways())
+
+
+@pytest.mark.parametrize("size", [-1, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["receive_buffer", "send_buffer"])
+def test_a_buffer_has_a_size(name: str, size: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a number of bytes"):
+        Connection(True, **{name: size})  # type: ignore[arg-type]
