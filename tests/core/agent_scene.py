@@ -27,7 +27,7 @@ from aioice.core.machine import (
 )
 from aioice.core.message import Class, Message, Method, parse_message
 from tests.core.check_scene import MAPPED, PEER, TA, Source, check
-from tests.core.gather_scene import HOST, TURN, turn_answer
+from tests.core.gather_scene import HOST, RELAYED, TURN, TURN_SERVER, turn_answer
 from tests.core.pairs import candidate
 
 OTHER_PEER = ("192.0.2.2", 4002)
@@ -249,3 +249,18 @@ def connected(controlling: bool = True, **config: Any) -> Scene:
     assert scene.agent.state is ConnectionState.COMPLETED
     scene.answered = len(scene.checks)
     return scene.wait(TA)
+
+
+def relayed(**config: Any) -> Scene:
+    """No candidate but a relayed one."""
+    scene = Scene(turn_server=TURN_SERVER, relay_only=True, **config)
+    scene.agent.gather(scene.now, 1, [], 5.0)
+    return scene.drain()
+
+
+def through_relay(scene: Scene) -> Scene:
+    """The peer answers the check and the nomination that left through the relay."""
+    for _ in range(2):
+        request = scene.relayed[-1][1]
+        scene.from_relay(PEER, peer_answer(request, 0, RELAYED, scene.passwords[1]))
+    return scene

@@ -226,6 +226,14 @@ class TestAnswersThatDoNotCount:
         scene.answer(transmit)
         assert pair.state is PairState.SUCCEEDED
 
+    def test_not_signed_and_from_elsewhere(self) -> None:
+        """Anybody may send that: it tells nothing of the peer."""
+        scene = Scene()
+        _, transmit = scene.checked()
+        scene.answer(transmit, password="another password", peer=ELSEWHERE)
+        assert scene.checker.drops == {"answer not authentic": 1}
+        assert scene.generation.blamed is None
+
     def test_signed_with_another_algorithm(self) -> None:
         # RFC 8489 §9.1.4
         scene = Scene()
@@ -612,6 +620,14 @@ class TestTriggeredChecks:
         scene.answer(first).wait(1.0)
         assert pair.state is PairState.SUCCEEDED and len(scene.checks) == 1
 
+    def test_nor_when_there_is_more_to_check(self) -> None:
+        """That, too, waits until all is read."""
+        scene = Scene()
+        pair, _ = scene.checked()
+        scene.wait(0.3).hear(peer=pair.peer)
+        scene.pair()
+        assert len(scene.go_on().checks) == 1
+
     def test_nor_when_it_came_behind_two_of_them(self) -> None:
         scene = Scene()
         pair, first = scene.checked()
@@ -697,6 +713,14 @@ class TestTriggeredChecks:
         pair = scene.valid()
         scene.wait(TA).hear(peer=pair.peer)
         assert len(scene.checks) == 1
+
+    def test_none_for_a_peer_that_has_never_answered(self) -> None:
+        """RFC 8445 §7.3.1.4: not after the time that one check would have had."""
+        scene = Scene(tunables=Tunables(retry_max=0, retry_rto=1.0))
+        pair = scene.pair()
+        scene.hear(peer=pair.peer)
+        scene.wait(10.0).hear(peer=pair.peer)
+        assert len(scene.checks) == 1 and pair.state is PairState.FAILED
 
     def test_what_waits_in_the_queue_is_not_checked_twice(self) -> None:
         scene = Scene()
@@ -1027,6 +1051,13 @@ class TestBadNews:
             scene.checker.give_up(scene.now, scene.generation, pair, "silence")
         scene.drain()
         assert scene.take(Dead) == [Dead(scene.generation, pair)] and pair.why_failed == "silence"
+
+    def test_an_answer_after_that(self) -> None:
+        scene = Scene()
+        pair, transmit = scene.checked()
+        scene.checker.give_up(scene.now, scene.generation, pair, "silence")
+        scene.drain().answer(transmit)
+        assert pair.state is PairState.FAILED and scene.take(Valid) == []
 
     def test_nothing_is_sent_again_where_consent_was_lost(self) -> None:
         """RFC 7675 §5.1: not with the same credentials, though the peer checks on."""
