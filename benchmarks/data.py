@@ -9,8 +9,8 @@ CASE is PEER-WAY-SIZE with the options after it, joined by ``+``, as in ``aioice
 * ways: ``oneway`` (await send, await recv), ``batch`` (send_many, recv_many), ``callback`` (send_many,
   set_receiver), ``pingpong``; ``relayout`` and ``relayin`` through a coturn; ``checksum`` sends as many datagrams of
   random sizes up to SIZE as SECONDS says, in bursts, and compares what has arrived with what was sent
-* options: ``uvloop``, ``warm`` (the heap has room), ``plain`` (UDP_SEGMENT and UDP_GRO off); a number: so many pairs,
-  each of which sends eight datagrams at a time
+* options: ``uvloop``, ``warm`` (the heap has room), ``plain`` (UDP_SEGMENT and UDP_GRO off); for
+  ``oneway`` also a number: so many pairs, each of which sends eight datagrams at a time
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def main() -> None:
                 server = {"turn_server": (cases.HOST, port), "turn_username": cases.USER}
                 server |= {"turn_password": cases.PASSWORD, "transport_policy": cases.relay_only()}
                 result = runner.run(aioice(way, int(size), seconds, **server))
-        elif count := next((int(option) for option in options if option.isdigit()), 0):
+        elif way == "oneway" and (count := next((int(option) for option in options if option.isdigit()), 0)):
             result = runner.run(crowd(count, int(size), seconds))
         else:
             result = runner.run(aioice(way, int(size), seconds))

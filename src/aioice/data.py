@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 from typing import TYPE_CHECKING, Any
 
 from .core.events import ConnectionState
@@ -72,9 +71,6 @@ class DataPath:
     __slots__ = ("_nominated", "_was_connected", "_queue", "_receiver", "send_buffer", "_driver", "_closed", "_failure")
 
     def __init__(self, receive_buffer: int | None, send_buffer: int | None) -> None:
-        for name, size in (("receive_buffer", receive_buffer), ("send_buffer", send_buffer)):
-            if size is not None and not 0 <= size < math.inf:
-                raise ValueError(f"{name} must be a number of bytes, not {size!r}")
         #: The pair in use of each component; there from the first valid pair on, replaced by the nominated one.
         self._nominated: dict[int, CandidatePair] = {}
         self._was_connected = False

@@ -38,6 +38,7 @@ from .protocol import StunProtocol
 from .settings import (
     TransportPolicy,
     agent_config,
+    check_bytes,
     host_filter_of,
     pacing_of,
     ports_of,
@@ -240,6 +241,7 @@ class Connection(Gathering):
         receive_buffer: int | None = None,
         send_buffer: int | None = None,
     ) -> None:
+        check_bytes(receive_buffer=receive_buffer, send_buffer=send_buffer)
         super().__init__(receive_buffer, send_buffer)
         if turn_transport not in ("udp", "tcp"):
             raise ValueError(f'turn_transport must be "udp" or "tcp", not {turn_transport!r}')

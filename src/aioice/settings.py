@@ -66,6 +66,12 @@ def _check_seconds(name: str, value: float, default: str = "") -> None:
         raise ValueError(f"{name} must be seconds, 0 or more and finite{default}, not {value!r}")
 
 
+def check_bytes(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and not 0 <= size < math.inf:
+            raise ValueError(f"{name} must be a number of bytes, or None, not {size!r}")
+
+
 def host_filter_of(
     interfaces: Interfaces | None, addresses: Addresses | None, include_loopback: bool
 ) -> HostFilter | None:

@@ -91,6 +91,7 @@ class Scene:
             counter(),
             links.__next__,
             tunables or Tunables(),
+            {},
             relay_only=relay_only,
             families=families,
             ta=ta,

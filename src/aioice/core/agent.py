@@ -103,12 +103,12 @@ class Agent(Session):
             random,
             self.next_number,
             self._tunables,
+            self._bases,
             relay_only=config.relay_only,
             families=config.relay_families,
             types=config.candidate_types,
             rewrites=config.address_rewrites,
             ta=config.ta,
-            bases=self._bases,
             outputs=inner,
         )
         self.set_servers(0.0, config.stun_server, config.turn_server)

@@ -120,7 +120,8 @@ class Checker:
         kept, generation.early = generation.early, ()
         for early in kept:
             if is_for(early.message, generation.local_username, generation.remote_username):
-                self._act_on(now, generation, *early)
+                pair = generation.checks.find(early.base.link, early.peer)
+                self._act_on(now, generation, pair, *early)
             else:
                 self.drops["check of another session"] += 1
         self._pace(now)
@@ -450,15 +451,18 @@ class Checker:
             self._outputs.append(Heard(base, peer if pair is None else pair.peer))
             if generation is self.generations[0]:
                 if generation.checking:
-                    pair = self._act_on(now, generation, base, peer, message)
+                    pair = self._act_on(now, generation, pair, base, peer, message)
                 else:
                     generation.keep_early(EarlyCheck(base, peer, message))
             if pair is not None:
                 pair.requests_received += 1
 
-    def _act_on(self, now: float, generation: Generation, base: Base, peer: Address, message: Message) -> Pair | None:
-        """What an authenticated check does to its pair, which is returned."""
-        pair = generation.checks.find(base.link, peer) or self._new_pair(generation, base, peer, message)
+    def _act_on(
+        self, now: float, generation: Generation, pair: Pair | None, base: Base, peer: Address, message: Message
+    ) -> Pair | None:
+        """What an authenticated check does to its pair, which is made if need be, and returned."""
+        if pair is None:
+            pair = self._new_pair(generation, base, peer, message)
         if pair is not None and self._lite:
             self._checked_lite(generation, pair, message)
         elif pair is not None and not pair.barred:

@@ -95,16 +95,16 @@ class Gatherer(Bases):
         random: Callable[[int], bytes],
         next_link: Callable[[], int],
         tunables: Tunables,
+        bases: dict[int, Base],
         *,
         relay_only: bool,
         families: tuple[int, ...] = (4, 6),
         types: Collection[str] | None = None,
         rewrites: Sequence[AddressRewrite] = (),
         ta: float = TA,
-        bases: dict[int, Base] | None = None,
         outputs: list[Any] | None = None,
     ) -> None:
-        bases, outputs = ({} if bases is None else bases), ([] if outputs is None else outputs)
+        outputs = [] if outputs is None else outputs
         super().__init__(bases, outputs, relay_only=relay_only, types=types, rewrites=rewrites)
         #: Whom :meth:`gather` asks.
         self.servers: Sequence[StunServer | TurnServer] = ()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NamedTuple as Record
 else:
-    # Thousands of records are made for each connection: nothing is looked up twice.
+    # Each datagram makes several records.
     _new = tuple.__new__
 
     class _RecordType(type):

@@ -145,7 +145,7 @@ class Driver:
     def _tune(self) -> None:
         """Programs change tunables at run time: the machine learns of it before it arms a timer by them."""
         current = self._owner._tunables()
-        if current is not None and current is not self._tunables and current != self._tunables:
+        if current is not None and current != self._tunables:
             self._tunables = current
             self.machine.handle_report(self.loop.time(), current)
 

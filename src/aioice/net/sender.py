@@ -80,7 +80,7 @@ class UdpSender(asyncio.DatagramTransport):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
     ) -> None:
-        super().__init__(NOTHING)
+        super().__init__(NOTHING)  # else asyncio keeps a dictionary for each transport, which nobody reads
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
