@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import ssl
@@ -108,6 +109,8 @@ class Coturn:
         """The server is there and does nothing until the end of the block."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # Its threads go on until the last of them has stopped.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
         try:
             yield
         finally:
